@@ -1,0 +1,50 @@
+# make serve   make the environment, install, serve PyPI with the cache built in (ARGS="--host 0.0.0.0")
+# make test    make the environment, install, pass every test (ARGS="tests/core -k range")
+# make lint    ruff and mypy over the whole tree
+# make clean   remove the environment and what tools left behind
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+ARGS ?=
+
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# What the tools write goes into the environment: the tree stays as it was checked out.
+export COVERAGE_FILE = $(abspath $(VENV))/coverage
+export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(VENV))/hypothesis
+
+.PHONY: serve test lint clean
+
+serve: $(VENV)/installed
+	exec $(BIN)/pip-cache-proxy serve $(ARGS)
+
+# The core decides everything and does no I/O: each of its branches is tested (the whole suite is run for that).
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -o cache_dir=$(abspath $(VENV))/pytest \
+		$(if $(ARGS),$(ARGS),--cov=proxy.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100)
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check --cache-dir $(VENV)/ruff .
+	$(BIN)/mypy --cache-dir $(VENV)/mypy
+
+# A stamp per set of packages: nothing is installed twice while what it depends on has not changed.
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-lint: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[test,lint]'
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist .coverage .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,178 @@
+"""The composition root: settings become rooms, rooms become a running server. Only this module knows everyone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+
+from aiohttp import http_parser, web
+
+from proxy import __version__, log
+from proxy.config import Settings
+from proxy.core.messages import Rules
+from proxy.files import FileLimits, Files
+from proxy.fills import Fills
+from proxy.gateway import Gateway
+from proxy.lists import Lists
+from proxy.pages import PageLimits, Pages
+from proxy.store import Store
+from proxy.upstream import Budget, Site, Upstream
+from proxy.web.routes import Door, Health, Listener
+from proxy.web.translate import Sender
+
+_log = logging.getLogger("proxy")
+_REQUEST_LINE_MAX = 4096
+_FIELD_MAX = 8192
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns 0. Raises OwnedElsewhere, StoreFailed, OSError (cannot listen)."""
+    log.set_up(settings.log.format, settings.log.level)
+    # faults.md, walls: the pure Python parser is the lenient one, and the one nobody fuzzes.
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise OSError("aiohttp lacks its C parser on this platform: install a wheel of aiohttp")
+    asyncio.run(serve(settings))
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Open the rooms, listen, wait for the signal to stop, drain, close the rooms."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as rooms:
+        store, gateway = await _rooms(settings, rooms)
+        door = Door(
+            gateway,
+            Sender(stall=settings.limits.write_stall),
+            Health(lambda: not stopping.is_set(), lambda: store.degraded),
+            indexes=frozenset(index.name for index in settings.index),
+            default=settings.index[0].name,
+            hosts=frozenset(settings.server.allowed_hosts),
+            observers=(log.access_log(),),
+        )
+        runner = web.ServerRunner(_listener(settings, door), shutdown_timeout=settings.server.drain)
+        await runner.setup()
+        rooms.push_async_callback(runner.cleanup)
+        await _listen(runner, settings)
+        _announce(settings, runner)
+        await stopping.wait()
+        _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
+
+
+async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gateway]:
+    cache, limits = settings.cache, settings.limits
+    store = await Store.open(
+        cache.dir,
+        max_size=cache.max_size,
+        responses_max_size=cache.responses_max_size,
+        min_free=cache.min_free,
+    )
+    rooms.push_async_callback(store.close)
+    upstream = _upstream(settings)
+    rooms.push_async_callback(upstream.close)
+    fills = Fills(store, upstream, waiters=limits.waiters)
+    sites = {index.name: index.url for index in settings.index}
+    rules = rules_of(settings)
+    page_limits = PageLimits(limits.page_max, limits.list_max, limits.first_byte_timeout)
+    file_limits = FileLimits(limits.range_fill_max, limits.unknown_file_max, limits.first_byte_timeout)
+    clock: Callable[[], float] = time.time
+    pages = Pages(sites, store, upstream, rules=rules, limits=page_limits, clock=clock)
+    lists = Lists(sites, fills, store, rules=rules, limits=page_limits, clock=clock)
+    files = Files(pages, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
+    gateway = Gateway(pages, lists, files, fills)
+    rooms.push_async_callback(gateway.close)
+    return store, gateway
+
+
+def rules_of(settings: Settings) -> Rules:
+    """The part of the settings that decisions need."""
+    freshness = settings.freshness
+    return Rules(
+        default_ttl=freshness.default_ttl,
+        max_ttl=freshness.max_ttl,
+        negative_ttl=freshness.negative_ttl,
+        stale_if_error=freshness.stale_if_error,
+        stale_while_revalidate=freshness.stale_while_revalidate,
+        stale_after=freshness.stale_after,
+        reload=freshness.reload,
+        min_reload_interval=freshness.min_reload_interval,
+        offline=freshness.offline,
+    )
+
+
+def _upstream(settings: Settings) -> Upstream:
+    limits = settings.limits
+    sites = [
+        Site(index.name, index.url, index.private, index.proxy, index.ca_file) for index in settings.index
+    ]
+
+    def budget(total: float | None) -> Budget:
+        return Budget(
+            connect=limits.connect_timeout,
+            idle=limits.idle_timeout,
+            total=total,
+            pool=limits.upstream_connections,
+            pool_per_host=limits.upstream_connections_per_host,
+        )
+
+    return Upstream(sites, pages=budget(limits.page_timeout), files=budget(None))
+
+
+def _listener(settings: Settings, door: Door) -> Listener:
+    return Listener(
+        door.handle,
+        connections_max=settings.limits.client_connections,
+        access_log=None,
+        keepalive_timeout=settings.limits.keepalive_timeout,
+        max_line_size=_REQUEST_LINE_MAX,
+        max_field_size=_FIELD_MAX,
+        tcp_keepalive=True,
+    )
+
+
+async def _listen(runner: web.ServerRunner, settings: Settings) -> None:
+    site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=1024)
+    await site.start()
+
+
+def _announce(settings: Settings, runner: web.ServerRunner) -> None:
+    """The start line: where, which index, what to set, how to share."""
+    host, port = runner.addresses[0][:2]
+    shown = f"[{host}]" if ":" in host else host
+    everywhere = host in ("0.0.0.0", "::")
+    named = socket.gethostname() if everywhere else shown
+    index_url = f"http://{named}:{port}/simple"
+    index = settings.index[0]
+    parts = [
+        f"pip-cache-proxy {__version__} listens on {shown}:{port}",
+        f"index {index.name} is {index.url}" + (" (offline)" if settings.freshness.offline else ""),
+        f"set PIP_INDEX_URL={index_url}",
+    ]
+    if everywhere or host not in _LOOPBACK:
+        # pip takes plain http only from a trusted host, except on loopback.
+        parts.append(f"and PIP_TRUSTED_HOST={named} (pip asks for it over plain http)")
+    else:
+        parts.append(
+            f"to share it on a LAN: --host 0.0.0.0, and clients add PIP_TRUSTED_HOST={socket.gethostname()}"
+        )
+    fields = {
+        "version": __version__,
+        "host": host,
+        "port": port,
+        "index": index.name,
+        "index_url": index_url,
+        "cache_dir": str(settings.cache.dir),
+    }
+    _log.info(
+        "%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}}
+    )
+    with suppress(AttributeError):
+        logging.getLogger().handlers[0].flush()

@@ -1,0 +1,210 @@
+"""The command ``pip-cache-proxy``: flags in, an exit code out, one line on standard error per mistake.
+
+Exit codes, with their sysexits.h names where they have one: 0 done (for serve: after SIGTERM), 2 wrong usage,
+71 OSERR the address cannot be taken, 73 CANTCREAT the cache directory cannot be used, 75 TEMPFAIL another
+process holds it, 78 CONFIG a bad setting, 130 interrupted. Everything heavy is imported by the command that
+needs it: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy import __version__
+from proxy.errors import OwnedElsewhere, StoreFailed
+
+if TYPE_CHECKING:
+    from proxy.config import Settings
+
+EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED = 71, 73, 75, 78, 130
+
+ABOUT = """\
+A caching proxy between Python installers and PyPI.
+
+  pip-cache-proxy serve
+  PIP_INDEX_URL=http://127.0.0.1:3143/simple pip install requests
+  UV_DEFAULT_INDEX=http://127.0.0.1:3143/simple uv pip install requests
+"""
+
+SERVE = """\
+Serve PyPI, or the indexes of a configuration file, from a cache on this machine's disk.
+
+  pip-cache-proxy serve
+  pip-cache-proxy serve --host 0.0.0.0              share it on the local network
+  pip-cache-proxy serve --config config.toml        your own indexes and limits
+  pip-cache-proxy serve --offline                   only what is cached, no upstream
+"""
+
+CHECK = """\
+Read the settings, say what would be served, and change nothing. Exits with 78 where a setting is wrong.
+
+  pip-cache-proxy check --config /etc/pip-cache-proxy/config.toml
+"""
+
+SETTINGS = """\
+Every setting can come from a flag, from the environment (PIPCACHEPROXY_SERVER__PORT=8080) or from the file
+([server] port = 8080), in this order of precedence. config.example.toml explains them all.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; wrong usage exits with 2, as argparse does."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pip-cache-proxy", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"pip-cache-proxy {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, summary, about in (
+        ("serve", serve, "run the proxy until SIGTERM or Ctrl-C", SERVE),
+        ("check", check, "read the settings and say what would be served", CHECK),
+    ):
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=about,
+            epilog=SETTINGS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML")
+        command.set_defaults(run=run)
+        if name == "serve":
+            _add_flags(command)
+    return parser
+
+
+def _add_flags(command: argparse.ArgumentParser) -> None:
+    # Values stay text: the settings check them, and a bad one is one line that names its key, as anywhere else.
+    command.add_argument("--host", help="address to listen on (127.0.0.1; 0.0.0.0 is all of them)")
+    command.add_argument("--port", help="port to listen on (3143; 0 takes a free one)")
+    command.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache (the user's own)")
+    command.add_argument(
+        "--offline", action="store_true", default=None, help="serve only what is cached, ask no upstream"
+    )
+
+
+def flags(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
+    """The flags that were given, nested like the file of settings."""
+    wanted = {
+        "server": {"host": arguments.host, "port": arguments.port},
+        "cache": {"dir": arguments.cache_dir},
+        "freshness": {"offline": arguments.offline},
+    }
+    given = {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in wanted.items()
+    }
+    return {section: keys for section, keys in given.items() if keys}
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until the end. What keeps the proxy from starting is one line that says what to do about it."""
+    from proxy.config import SettingError, load
+
+    try:
+        settings = load(arguments.config, flags(arguments))
+    except SettingError as error:
+        return _complain(str(error), EX_CONFIG)
+    from proxy.app import run
+
+    try:
+        return run(settings)
+    except OwnedElsewhere as error:
+        owner = "another process" if error.pid is None else f"process {error.pid}"
+        advice = "stop it, or choose another directory with --cache-dir"
+        return _complain(f"cache.dir: {settings.cache.dir} is in use by {owner}; {advice}", EX_TEMPFAIL)
+    except StoreFailed as error:
+        return _complain(f"cache.dir: {settings.cache.dir}: {error.because}", EX_CANTCREAT)
+    except OSError as error:
+        return _complain(_unbound(error, settings.server.host, settings.server.port), EX_OSERR)
+
+
+def _unbound(error: OSError, host: str, port: int) -> str:
+    """Why the address could not be taken, beginning with the key that can change it."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"server.port: {address} is in use; stop what listens there, or choose another with --port"
+        case errno.EACCES | errno.EPERM:
+            return f"server.port: no permission to listen on {address}; choose a port above 1023 with --port"
+        case _:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
+            return f"server.host: cannot listen on {address}: {reason}"
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Say what ``serve`` would do with these settings, without doing any of it."""
+    from proxy.config import SettingError, load
+
+    try:
+        settings = load(arguments.config)
+        lines = describe(settings)
+    except SettingError as error:
+        return _complain(str(error), EX_CONFIG)
+    print("\n".join(lines))
+    return 0
+
+
+def describe(settings: Settings) -> list[str]:
+    """What would be served, line by line. Raises SettingError for a cache directory that cannot be used."""
+    from proxy.spelling import show_duration, show_size
+
+    server, cache, freshness, limits = settings.server, settings.cache, settings.freshness, settings.limits
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    lines = [f"address    http://{host}:{server.port}/simple"]
+    for index in settings.index:
+        by_name = "" if index is settings.index[0] else f" at /index/{index.name}/simple"
+        through = f" through {index.proxy}" if index.proxy else ""
+        private = ", private networks allowed" if index.private else ""
+        lines.append(f"index      {index.name}{by_name}: {index.url}{through}{private}")
+    if freshness.offline:
+        lines.append("offline    only what is cached is served")
+    lines += [
+        f"cache      {cache.dir} ({_state(cache.dir)})",
+        f"keeps      {show_size(cache.max_size)} of files, {show_size(cache.responses_max_size)} of pages; "
+        f"leaves {show_size(cache.min_free)} of the disk free",
+        f"pages      fresh for {show_duration(freshness.default_ttl)} where upstream does not say, "
+        f"at most {show_duration(freshness.max_ttl)}; "
+        f"stale ones serve up to {show_duration(freshness.stale_if_error)} while upstream fails",
+        f"limits     {limits.client_connections} client connections, {limits.waiters} waiting for one file, "
+        f"{limits.upstream_connections} connections to upstreams; pages up to {show_size(limits.page_max)}",
+    ]
+    return lines
+
+
+def _state(directory: Path) -> str:
+    """Whether the cache can live there. Raises SettingError when it cannot."""
+    from proxy.config import SettingError
+
+    if directory.is_dir():
+        if directory.stat().st_uid != os.geteuid():
+            raise SettingError("cache.dir", f"{directory} belongs to another user")
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            raise SettingError("cache.dir", f"{directory} cannot be written to")
+        return "there, writable"
+    nearest = next(parent for parent in (directory, *directory.parents) if os.path.lexists(parent))
+    if not nearest.is_dir():
+        raise SettingError("cache.dir", f"{nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SettingError("cache.dir", f"{directory} cannot be made in {nearest}")
+    return "will be made"
+
+
+def _complain(line: str, code: int) -> int:
+    print(f"pip-cache-proxy: {line}", file=sys.stderr)
+    return code

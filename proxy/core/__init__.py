@@ -1,0 +1,1 @@
+"""Decides. Pure: no async, no I/O, no clock, no aiohttp, no diskcache."""

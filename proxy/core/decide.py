@@ -1,0 +1,277 @@
+"""The two questions of the house: what to do before upstream is asked, and what to make of its answer.
+
+Two ordered tables, first match wins. The answers are closed unions: match them to the end with
+``assert_never``. ``because`` is one phrase of our own; it reaches the log, ``Cache-Status`` and the explain
+endpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.fields import directives, parse_date, parse_seconds
+from proxy.core.freshness import Freshness, assess, grace, refreshed, storable, validators
+from proxy.core.lifetime import NEGATIVE
+from proxy.core.messages import Entry, Head, Request, Rules
+from proxy.errors import UpstreamFailed
+
+# pip obeys a Retry-After of hours by sleeping for hours: whole seconds, small ones.
+RETRY_AFTER_DEFAULT = 2
+RETRY_AFTER_MOST = 10
+ACCESS_REFUSED = (401, 403, 407)
+# pip before 26.2 sends a bare max-age=0 with every index page: it says nothing of what the user wants.
+_PIP = re.compile(r"pip/([0-9]{1,4})\.([0-9]{1,4})")
+_PIP_THAT_CACHES = (26, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Answer from the entry. ``ttl`` is the life left in whole seconds, negative once stale, None when
+    endless; with ``refresh_behind`` a revalidation is started that nobody waits for."""
+
+    because: str
+    fresh: bool
+    refresh_behind: bool = False
+    ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask upstream for the whole."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revalidate:
+    """Ask upstream with these conditions."""
+
+    because: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Ask upstream as if there were no cache, and keep nothing."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer with this status, upstream is not asked."""
+
+    because: str
+    status: int
+
+
+Before = Serve | Fetch | Revalidate | Pass | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Store the response and answer with it; ``negative``: a missing page, remembered for a short time."""
+
+    because: str
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """The stored body is still the one: put ``head`` over it and answer from it."""
+
+    because: str
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Answer from the entry, whatever upstream did."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Answer with the response, keep nothing of it."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Nothing to answer with: ``status`` is 502 or 503, ``retry_after`` whole seconds, here always 1 to 10."""
+
+    because: str
+    status: int
+    retry_after: int | None
+
+
+After = Keep | Refresh | Fallback | Relay | Fail
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """No answer yet, after ``rules.stale_after`` or any longer wait."""
+
+
+SLOW: Final = Slow()
+Outcome = Head | UpstreamFailed | Slow
+
+
+def before_upstream(request: Request, entry: Entry | None, now: float, rules: Rules) -> Before:
+    """What to do with a request, given what is kept.
+
+    1. offline -> Serve whatever there is (no 404 past its time), else Refuse 503
+    2. only-if-cached -> Serve if fresh, else Refuse 504 (RFC 9111 §5.2.1.7)
+    3. Authorization or request no-store -> Pass (they are dropped on all but mounts before they get here)
+    4. no entry -> Fetch
+    5. fresh for this request, or fresh and the reload rule overrules the client -> Serve
+    6. inside stale-while-revalidate (RFC 5861 §3), no newer one asked for -> Serve, and refresh behind
+    7. it has a validator -> Revalidate
+    8. otherwise -> Fetch
+    """
+    wishes = directives(request.headers.get("cache-control"))
+    if rules.offline:
+        return _serve_offline(entry, now, rules)
+    served = None if entry is None else _serve_fresh(request, entry, now, rules)
+    if "only-if-cached" in wishes:
+        return served or Refuse("only-if-cached, and nothing fresh is here", 504)
+    if "authorization" in request.headers or "no-store" in wishes:
+        return Pass("the client's own answer, not for a cache")
+    if entry is None:
+        return Fetch("nothing stored")
+    if served is not None:
+        return served
+    own = assess({}, entry.head, now, rules)
+    if _behind(request, entry, own, now, rules):
+        return Serve("stale, refreshing behind", False, refresh_behind=True, ttl=_left(own, rules))
+    because = "reload asked for by the client" if own.fresh else own.because
+    conditions = validators(entry.head)
+    return Revalidate(because, conditions) if conditions else Fetch(f"{because}, no validator")
+
+
+def after_upstream(
+    request: Request, entry: Entry | None, outcome: Outcome, now: float, rules: Rules
+) -> After:
+    """What to make of the outcome. An entry is *usable* when it is fresh, or stale inside stale-if-error and
+    not forbidden to be served so; a remembered 404 never is: failure is never 404.
+
+    1. slow, entry usable -> Fallback
+    2. slow -> Fail 503 (at ``stale_after`` this means: wait on)
+    3. an error that is no refusal of access, entry usable -> Fallback
+    4. an error -> Fail with its own 502 or 503
+    5. 304 to a condition of ours -> Refresh
+    6. 404, 410 -> Keep for a short time
+    7. 200 and storable -> Keep
+    8. 200 -> Relay
+    9. 401, 403, 407 -> Fail 502, also with an entry: a refusal of access is an answer
+    10. entry usable -> Fallback
+    11. 5xx, 429 -> Fail 503
+    12. anything else (304 without a condition, 206, 3xx, other 4xx) -> Fail 502
+    """
+    usable = entry is not None and _usable(entry, now, rules)
+    if isinstance(outcome, Slow):
+        if usable:
+            return Fallback("upstream is slow")
+        return Fail("upstream is slow, nothing to fall back on", 503, RETRY_AFTER_DEFAULT)
+    if isinstance(outcome, UpstreamFailed):
+        if usable and outcome.upstream_status not in ACCESS_REFUSED:
+            return Fallback(outcome.because)
+        status = outcome.status if outcome.status in (502, 503) else 502
+        return Fail(outcome.because, status, _polite(outcome.retry_after))
+    if outcome.status == 304 and entry is not None and validators(entry.head):
+        return Refresh("not modified", refreshed(entry.head, outcome))
+    if outcome.status in NEGATIVE:
+        return Keep("missing upstream", negative=True)
+    if outcome.status == 200:
+        return Keep("storable") if storable(outcome, rules) else Relay("not storable")
+    if outcome.status in ACCESS_REFUSED:
+        return Fail("upstream refuses access", 502, RETRY_AFTER_DEFAULT)
+    busy = outcome.status == 429 or 500 <= outcome.status <= 599
+    because = "upstream is overloaded or broken" if busy else "upstream answered out of turn"
+    if usable:
+        return Fallback(because)
+    return Fail(because, 503 if busy else 502, _polite(_retry_after(outcome, now)))
+
+
+def _serve_offline(entry: Entry | None, now: float, rules: Rules) -> Serve | Refuse:
+    if entry is not None:
+        own = assess({}, entry.head, now, rules)
+        if own.fresh or entry.head.status not in NEGATIVE:
+            return Serve(f"offline, {own.because}", own.fresh, ttl=_left(own, rules))
+    return Refuse("offline, and nothing is stored", 503)
+
+
+def _serve_fresh(request: Request, entry: Entry, now: float, rules: Rules) -> Serve | None:
+    """Guard 5: fresh for this request; or fresh, and the client's reload is not heeded."""
+    asked = assess(request.headers, entry.head, now, rules)
+    if asked.fresh:
+        return Serve(asked.because, asked.age < asked.lifetime, ttl=_left(asked, rules))
+    if asked.age < asked.lifetime and (ignored := _reload_ignored(request, entry, now, rules)) is not None:
+        return Serve(ignored, True, ttl=_left(asked, rules))
+    return None
+
+
+def _reload_ignored(request: Request, entry: Entry, now: float, rules: Rules) -> str | None:
+    """The reload rule: why a client's wish for something newer is overruled, None when it is heeded.
+
+    RFC 9111 §5.2.1: request directives "are advisory; a cache MAY implement them, but is not required to".
+    """
+    if rules.reload == "ignore":
+        return "fresh, reloads are ignored"
+    if rules.reload != "limited":
+        return None
+    if _always_reloads(request.headers):
+        return "fresh, and this pip always asks for newer"
+    # A negative difference is a clock that went back: it says nothing about when the page was validated.
+    if 0 <= now - entry.head.received_at < rules.min_reload_interval:
+        return "fresh, validated a moment ago"
+    return None
+
+
+def _always_reloads(headers: Mapping[str, str]) -> bool:
+    version = _PIP.match(headers.get("user-agent", ""))
+    if version is None or (int(version[1]), int(version[2])) >= _PIP_THAT_CACHES:
+        return False
+    return dict(directives(headers.get("cache-control"))) == {"max-age": "0"}
+
+
+def _behind(request: Request, entry: Entry, own: Freshness, now: float, rules: Rules) -> bool:
+    """Guard 6. RFC 9111 §5.2.1.1: who sends max-age "does not wish to receive a stale response"; so for
+    no-cache and min-fresh, and all of them only as far as the reload rule heeds them."""
+    if own.fresh or own.age - own.lifetime >= grace(entry.head, rules).while_revalidate:
+        return False
+    if _reload_ignored(request, entry, now, rules) is not None:
+        return True
+    wishes = directives(request.headers.get("cache-control", request.headers.get("pragma")))
+    return wishes.keys().isdisjoint({"no-cache", "max-age", "min-fresh"})
+
+
+def _usable(entry: Entry, now: float, rules: Rules) -> bool:
+    if entry.head.status in NEGATIVE:
+        return False
+    own = assess({}, entry.head, now, rules)
+    return own.fresh or own.age - own.lifetime < grace(entry.head, rules).if_error
+
+
+def _left(freshness: Freshness, rules: Rules) -> int | None:
+    return None if rules.immutable else int(freshness.lifetime - freshness.age)
+
+
+def _retry_after(head: Head, now: float) -> int | None:
+    """Retry-After (RFC 9110 §10.2.3), delay or date, in seconds from ``now``; None: absent or malformed."""
+    value = head.header("retry-after")
+    seconds = parse_seconds(value)
+    date = parse_date(value, now)
+    return seconds if date is None else math.ceil(date - now)
+
+
+def _polite(retry_after: int | None) -> int:
+    if retry_after is None:
+        return RETRY_AFTER_DEFAULT
+    return min(max(1, retry_after), RETRY_AFTER_MOST)

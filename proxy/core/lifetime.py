@@ -1,0 +1,134 @@
+"""The arithmetic of RFC 9111 §4.2: what a head says, how old it is, how long it may live.
+
+Numbers only; the verdict over them is ``freshness``'s. Times are seconds since the epoch, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proxy.core.fields import FOREVER, directives, parse_date, parse_seconds
+from proxy.core.messages import Head, Rules
+
+DAY = 86_400.0
+
+NEGATIVE = frozenset({404, 410})
+# RFC 9111 §3 for a shared cache: "the no-store cache directive is not present", "the private response
+# directive is either not present or allows a shared cache to store a modified response; see §5.2.2.7". We
+# modify nothing, so a qualified private counts like a bare one.
+UNSTORABLE = ("no-store", "private")
+# RFC 9111 §4.2.4: "A cache MUST NOT generate a stale response if it is prohibited by an explicit in-protocol
+# directive (e.g., by a no-cache response directive, a must-revalidate response directive, or an applicable
+# s-maxage or proxy-revalidate response directive)".
+NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache", *UNSTORABLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A head, read once: its fields by lower-case name with repeated lines combined, its Cache-Control, and
+    its Date (None when absent or malformed)."""
+
+    status: int
+    fields: Mapping[str, str]
+    control: Mapping[str, str | None]
+    date: float | None
+    asked_at: float
+    received_at: float
+
+    def originated(self) -> float:
+        """RFC 9110 §6.6.1: "A recipient with a clock that receives a response message without a Date header
+        field MUST record the time it was received". A malformed Date is no Date."""
+        return self.received_at if self.date is None else self.date
+
+    def never_matches(self) -> bool:
+        """RFC 9111 §4.1: "A stored response with a Vary header field value containing a member "*" always
+        fails to match"."""
+        return "*" in self.fields.get("vary", "")
+
+    def never_stale(self) -> bool:
+        """May it not be served once stale? A remembered 404 neither: no failure may look like one."""
+        return self.status in NEGATIVE or self.never_matches() or not NEVER_STALE.isdisjoint(self.control)
+
+
+def read(head: Head) -> Said:
+    """Parse what the arithmetic needs of a head."""
+    fields: dict[str, str] = {}
+    for name, value in head.headers:
+        lower = name.lower()
+        fields[lower] = f"{fields[lower]}, {value}" if lower in fields else value
+    return Said(
+        status=head.status,
+        fields=fields,
+        control=directives(fields.get("cache-control")),
+        date=parse_date(fields.get("date"), head.received_at),
+        asked_at=head.asked_at,
+        received_at=head.received_at,
+    )
+
+
+def clock_went_back(said: Said, now: float) -> bool:
+    """Was it received so far in the future that the clock must have been wrong, then or now? An hour's slip
+    is borne; an entry that stays fresh until the clock catches up after years is not."""
+    return said.received_at > now + DAY
+
+
+def current_age(said: Said, now: float) -> float:
+    """RFC 9111 §4.2.3, step by step, never negative."""
+    if clock_went_back(said, now):
+        # Both times of our own are void; the upstream's Date is the one witness left.
+        return max(0.0, now - said.date) if said.date is not None else 0.0
+    resident_time = max(0.0, now - said.received_at)
+    return _corrected_initial_age(said) + resident_time
+
+
+def _corrected_initial_age(said: Said) -> float:
+    apparent_age = max(0.0, said.received_at - said.originated())
+    # §5.1: a list-based Age: "use the first member of the field value"; an invalid one: "ignore the field".
+    age_value = parse_seconds(said.fields.get("age", "").split(",")[0].strip(" \t")) or 0
+    response_delay = max(0.0, said.received_at - said.asked_at)
+    return max(apparent_age, age_value + response_delay)
+
+
+def lifetime(said: Said, now: float, rules: Rules) -> tuple[int, str]:
+    """The freshness lifetime for this shared cache in whole seconds, and because of what.
+
+    1. received in the far future: 0, nothing is immortal
+    2. 404 and 410: the house's own memory of them, counted from when they were received
+    3. no-cache, qualified or not (§5.2.2.4); no-store and private, which got here by a 304; ``Vary: *``: 0
+    4. s-maxage, max-age, Expires - Date, the heuristic (§4.2.1, first match)
+    """
+    if clock_went_back(said, now):
+        return 0, "a clock that went back"
+    if said.status in NEGATIVE:
+        return int(_corrected_initial_age(said) + rules.negative_ttl), "the memory of a missing page"
+    for name in ("no-cache", *UNSTORABLE):
+        if name in said.control:
+            return 0, name
+    if said.never_matches():
+        return 0, "Vary: *"
+    return stated_life(said, ("s-maxage", "max-age"), rules)
+
+
+def stated_life(said: Said, names: Iterable[str], rules: Rules) -> tuple[int, str]:
+    """What the head says of its life: the first of these directives, else Expires, else the heuristic.
+
+    Explicit life is capped by ``rules.max_ttl``. §4.2.1: "Caches are encouraged to consider responses that
+    have invalid freshness information (e.g., a max-age directive with a non-integer value) to be stale."
+    """
+    cap = min(int(rules.max_ttl), FOREVER)
+    for name in names:
+        if name in said.control:
+            return min(parse_seconds(said.control[name]) or 0, cap), name
+    if "expires" in said.fields:
+        # §5.3: "A cache recipient MUST interpret invalid date formats, especially the value "0", as
+        # representing a time in the past". Two lines combine to an invalid one.
+        expires = parse_date(said.fields["expires"], said.received_at)
+        life = 0 if expires is None else int(expires - said.originated())
+        return max(0, min(life, cap)), "Expires"
+    # §4.2.2: "a cache MAY assign a heuristic expiration time when an explicit time is not specified".
+    modified = parse_date(said.fields.get("last-modified"), said.received_at)
+    if modified is not None:
+        life = int((said.originated() - modified) * rules.heuristic_fraction)
+        return max(0, min(life, int(rules.heuristic_cap))), "Last-Modified"
+    return int(rules.default_ttl), "default_ttl"

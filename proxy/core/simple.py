@@ -1,0 +1,197 @@
+"""The Simple API: read a project's page, point its links at us, write it again (PEP 503, 691 and their kin).
+
+JSON is the form everything is kept in; unknown keys are carried at every level. HTML is in ``hypertext``, the
+choice between them in ``negotiation``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.core import hypertext
+from proxy.core.negotiation import HTML, HTML_V1, JSON_V1
+from proxy.core.urls import normalise_project
+from proxy.errors import MalformedPage
+
+DEPTH_LIMIT = 32
+_JSON_TYPES = {JSON_V1, "application/vnd.pypi.simple.latest+json", "application/json"}
+_HTML_TYPES = {HTML, HTML_V1, "application/vnd.pypi.simple.latest+html", "application/xhtml+xml"}
+_HEX = re.compile(r"[0-9A-Fa-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a page says of one file: the wall and the pin behind every fetch.
+
+    ``url`` is absolute, in the page's own spelling, with its query and without its fragment. ``hashes`` maps
+    lower-case algorithms to lower-case hex. ``size`` is in bytes, ``upload_time`` as the page wrote it.
+    ``metadata`` holds the hashes of its core metadata: None when not advertised, {} when without a hash.
+    """
+
+    filename: str
+    url: str
+    hashes: Mapping[str, str]
+    size: int | None = None
+    upload_time: str | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A project's page: the document of PEP 691 with absolute file URLs, and what it lists."""
+
+    project: str
+    document: dict[str, Any]
+    files: tuple[Listed, ...]
+
+
+def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
+    """Read a page of ``project``; ``url`` is where it came from after redirects, for relative links.
+
+    A file whose URL is not http(s) is left out. Anything else that is no page of that project (PEP 691 for
+    JSON, PEP 503 for HTML), or beyond the limits of 200,000 files and a nesting of 32, raises MalformedPage.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in _JSON_TYPES:
+        document = _read_json(body, url, project)
+    elif media_type in _HTML_TYPES:
+        document = hypertext.read(body, url, project)
+    else:
+        raise MalformedPage("the page has a type that is no Simple API page")
+    return Page(project, document, tuple(_listed(file) for file in document["files"]))
+
+
+def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedPage("the page is not JSON") from error
+    match document:
+        case {"meta": {"api-version": str(version)}, "name": str(name), "files": list(files)}:
+            pass
+        case _:
+            raise MalformedPage("the page lacks what a Simple API page must have")
+    if not hypertext.API_VERSION.fullmatch(version):
+        raise MalformedPage("the page has an API version we cannot read")
+    if normalise_project(name) != normalise_project(project):
+        raise MalformedPage("the page is of another project")
+    if len(files) > hypertext.FILES_LIMIT:
+        raise MalformedPage("the page lists too many files")
+    if _deeper_than(document, DEPTH_LIMIT):
+        raise MalformedPage("the page is nested too deeply")
+    document["files"] = [file for file in files if _made_absolute(file, url)]
+    return document
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Level by level, because a recursion could itself run too deep."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _made_absolute(file: Any, base: str) -> bool:
+    """Resolve the links of one file in place; false when its URL leads nowhere we could go."""
+    match file:
+        case {"filename": str(), "url": str(link)}:
+            pass
+        case _:
+            raise MalformedPage("the page has a file without a name or a URL")
+    url = hypertext.absolute(link, base)
+    if url is None:
+        return False
+    file["url"] = url
+    # PEP 740: fully qualified, and never one of ours, so it stays what it is wherever it can.
+    provenance = file.get("provenance")
+    if isinstance(provenance, str) and not provenance.startswith("https://"):
+        file["provenance"] = hypertext.absolute(provenance, base) or provenance
+    return True
+
+
+def _listed(file: Mapping[str, Any]) -> Listed:
+    size, upload_time, metadata = file.get("size"), file.get("upload-time"), hypertext.advertised(file)
+    return Listed(
+        filename=file["filename"],
+        url=file["url"],
+        hashes=_hashes(file.get("hashes")),
+        size=size if type(size) is int and size >= 0 else None,  # a bool is no size
+        upload_time=upload_time if isinstance(upload_time, str) else None,
+        metadata=None if metadata is None else _hashes(metadata),
+    )
+
+
+def _hashes(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        name.lower(): digest.lower()
+        for name, digest in value.items()
+        if isinstance(digest, str) and _HEX.fullmatch(digest)
+    }
+
+
+def relocate(document: Mapping[str, Any], link: Callable[[str], str]) -> dict[str, Any]:
+    """A new document whose file URLs went through ``link(absolute URL)``; all else is shared, unchanged.
+
+    A file whose URL ``link`` answers with ValueError has no place here and is left out.
+    """
+    files = []
+    for file in document["files"]:
+        try:
+            files.append({**file, "url": link(file["url"])})
+        except ValueError:
+            continue
+    return {**document, "files": files}
+
+
+def render(document: Mapping[str, Any], media_type: str) -> bytes:
+    """The document as JSON for JSON_V1 (PEP 691), as an HTML page for HTML_V1 and HTML (PEP 503)."""
+    return orjson.dumps(document) if media_type == JSON_V1 else hypertext.write(document)
+
+
+def dump_listing(files: Iterable[Listed]) -> bytes:
+    """The files as compact JSON for the store: one array of six for each."""
+    return orjson.dumps(
+        [[file.filename, file.url, file.hashes, file.size, file.upload_time, file.metadata] for file in files]
+    )
+
+
+def load_listing(dumped: bytes) -> tuple[Listed, ...]:
+    """What ``dump_listing`` wrote; raises ValueError on anything else."""
+    rows = orjson.loads(dumped)
+    if not isinstance(rows, list):
+        raise ValueError("not a listing")
+    return tuple(_row(row) for row in rows)
+
+
+def _row(row: Any) -> Listed:
+    if not isinstance(row, list) or len(row) != 6:
+        raise ValueError("not a listing")
+    filename, url, hashes, size, upload_time, metadata = row
+    if not (
+        isinstance(filename, str)
+        and isinstance(url, str)
+        and _is_text_mapping(hashes)
+        and (size is None or type(size) is int)
+        and (upload_time is None or isinstance(upload_time, str))
+        and (metadata is None or _is_text_mapping(metadata))
+    ):
+        raise ValueError("not a listing")
+    return Listed(filename, url, hashes, size, upload_time, metadata)
+
+
+def _is_text_mapping(value: object) -> bool:
+    return isinstance(value, dict) and {str}.issuperset(map(type, value.values()))

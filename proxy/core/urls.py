@@ -1,0 +1,192 @@
+"""Target <-> local path <-> upstream URL <-> store key <-> tag. Every spelling of an address lives here.
+
+A file's local path is its upstream URL without the scheme: ``/files/{index}/{host}/{path}``. Two spellings name
+the same file when their *locations* are equal: host in lower case, each path segment decoded and encoded again
+(RFC 3986 §6.2.2; we also fold escaped sub-delimiters, because pip asks ``%2B`` where a page says ``+``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+
+from proxy.core.messages import FileTarget, ListTarget, Moved, NotHere, PageTarget, Target
+
+METADATA_SUFFIX = ".metadata"
+NAME_LIMIT = 255
+"""Bytes in a file name: what the file systems in use take."""
+
+# PEP 508, names: ASCII letters, digits and ``._-``, beginning and ending with a letter or digit.
+_PROJECT = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
+# Escapes that the front gate refuses in a request; in a link they are escaped once more.
+_HAZARDS = re.compile(r"%(2f|5c|00|0a|0d)", re.IGNORECASE)
+_SDIST_SUFFIXES = (
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.z",
+    ".tgz",
+    ".zip",
+    ".tar",
+    ".egg",
+    ".exe",
+    ".msi",
+    ".rpm",
+    ".deb",
+    ".dmg",
+)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SPLITS_LIMIT = 8
+
+
+def normalise_project(name: str) -> str:
+    """The project name as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse_target(raw_path: str, indexes: Collection[str], default: str) -> Target:
+    """What a raw request path (no query) asks for; ``default`` is the index behind ``/simple/``."""
+    segments = raw_path.split("/")[1:]
+    match segments:
+        case ["simple", *rest]:
+            return _simple(rest, default, "../")
+        case ["index", name, "simple", *rest] if name in indexes:
+            return _simple(rest, name, "../../../")
+        case ["files", name, host, *path] if name in indexes and host and path and path[-1]:
+            return _file(name, host, path)
+        case _:
+            return NotHere("no such path")
+
+
+def _simple(rest: list[str], index: str, up: str) -> Target:
+    match rest:
+        case []:
+            return Moved("simple/")
+        case [""]:
+            return ListTarget(index, up)
+        case [raw]:
+            name, moved = unquote(raw), "{}/"
+        case [raw, ""]:
+            name, moved = unquote(raw), "../{}/"
+        case _:
+            return NotHere("no such path")
+    if not _PROJECT.fullmatch(name):
+        return NotHere("not a project name")
+    project = normalise_project(name)
+    if len(rest) == 1 or raw != project:
+        return Moved(moved.format(project))
+    return PageTarget(index, project, f"{up}../")
+
+
+def _file(index: str, host: str, path: list[str]) -> Target:
+    location = _canonical(host, path)
+    metadata = location.endswith(METADATA_SUFFIX)
+    location = location.removesuffix(METADATA_SUFFIX)
+    if location.endswith("/") or not usable_name(file_name(location)):
+        return NotHere("not a file name")
+    return FileTarget(index, location, metadata)
+
+
+def _canonical(host: str, path: list[str]) -> str:
+    segments = [quote(unquote(host).lower(), safe="[]:.")]
+    segments.extend(quote(unquote_to_bytes(segment), safe="") for segment in path)
+    return "/".join(segments)
+
+
+def link_of(url: str) -> str:
+    """The part of a local file path behind ``/files/{index}/``: the URL's own spelling, without its scheme and
+    query. Raises ValueError for a URL that has no place below a path (userinfo, no host, no file name)."""
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in _DEFAULT_PORTS
+        or not parts.hostname
+        or parts.username is not None
+        or parts.password is not None
+    ):
+        raise ValueError("not a plain http URL")
+    host = parts.hostname.lower()
+    if ":" in host:
+        host = f"%5B{host}%5D"
+    if parts.port is not None and parts.port != _DEFAULT_PORTS[parts.scheme]:
+        host = f"{host}:{parts.port}"
+    # An empty segment (`a//b`) would be refused by the front gate: it gets the spelling of an escaped slash.
+    segments = [
+        "%252F" if segment == "" else _HAZARDS.sub(r"%25\1", segment) for segment in parts.path.split("/")[1:]
+    ]
+    if not segments or any(unquote(segment) in (".", "..", "") for segment in segments):
+        raise ValueError("not a path to a file")
+    return quote("/".join([host, *segments]), safe="/%:!$&'()*+,;=@~")
+
+
+def location_of(url: str) -> str:
+    """The normalised upstream URL without scheme, query and fragment. Raises ValueError as ``link_of``."""
+    host, *path = link_of(url).split("/")
+    return _canonical(host, path)
+
+
+def file_name(location: str) -> str:
+    """The decoded last segment of a location or URL path."""
+    return unquote(location.rpartition("/")[2])
+
+
+def usable_name(name: str) -> bool:
+    """Whether a file may be called that on disk: no separators, control characters, leading dot or excess."""
+    return (
+        bool(name)
+        and not name.startswith(".")
+        and len(name.encode("utf-8", "surrogatepass")) <= NAME_LIMIT
+        and not any(character in "/\\" or not character.isprintable() for character in name)
+    )
+
+
+def projects_of(filename: str) -> tuple[str, ...]:
+    """The normalised project names a file name may belong to, the likeliest first; empty when it has none.
+
+    A wheel names its project before the first ``-`` (binary distribution format). Old sdist names are ambiguous:
+    every split is a candidate, first the one where a version seems to begin.
+    """
+    lowered = filename.lower()
+    if lowered.endswith(".whl"):
+        names = [filename.split("-", 1)[0]] if "-" in filename else []
+    else:
+        suffix = next((suffix for suffix in _SDIST_SUFFIXES if lowered.endswith(suffix)), None)
+        if suffix is None:
+            return ()
+        words = filename[: -len(suffix)].split("-")
+        splits = range(1, len(words))
+        likely = [split for split in splits if words[split][:1].isdigit()]
+        names = [
+            "-".join(words[:split])
+            for split in [*likely, *(split for split in splits if split not in likely)]
+        ]
+    found = dict.fromkeys(
+        normalise_project(name) for name in names[:_SPLITS_LIMIT] if _PROJECT.fullmatch(name)
+    )
+    return tuple(found)
+
+
+def tag_of(index: str, project: str) -> str:
+    """The store tag under which everything of one project lies."""
+    return f"{index}/{project}"
+
+
+def page_key(index: str, project: str) -> str:
+    """The store key of a page's head; its renditions and its listing have keys that begin with it."""
+    return f"page|{index}|{project}"
+
+
+def listing_key(index: str, project: str) -> str:
+    """The store key of what a page listed."""
+    return f"listing|{index}|{project}"
+
+
+def list_key(index: str) -> str:
+    """The store key of an index's project list."""
+    return f"list|{index}"
+
+
+def file_key(target: FileTarget, pin: str) -> str:
+    """The store key of a file: the hash its page lists (``pin``: ``sha256=…``, or empty) is a part of it."""
+    kind = "metadata" if target.metadata else "file"
+    return f"{kind}|{target.index}|{target.location}|{pin}"

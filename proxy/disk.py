@@ -1,0 +1,162 @@
+"""diskcache, made safe for us: bytes instead of pickles, bodies adopted instead of copied.
+
+The only module that imports diskcache. One row holds head and body together, so its commit is the commit
+point. Inline values and bodies in files both count their bytes in the column ``size``, whose sum diskcache's
+triggers keep.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diskcache
+from diskcache.core import MODE_BINARY, MODE_RAW, UNKNOWN
+
+from proxy.bodies import is_filename
+from proxy.errors import StoreFailed
+from proxy.memory import FileRow, Value
+
+# Seconds to wait for somebody else's lock (a person with the sqlite3 tool), during which every request waits.
+LOCK_WAIT = 1.0
+# What the disk and the database raise; RuntimeError comes from an executor that was shut down.
+FAILURES = (OSError, sqlite3.Error, diskcache.Timeout, ValueError, OverflowError, RuntimeError)
+
+_SETTINGS = {
+    "statistics": 0,
+    "tag_index": 0,
+    "eviction_policy": "none",  # no write per read, no index: eviction is not diskcache's here
+    "cull_limit": 0,
+    "size_limit": 2**62,
+    "sqlite_auto_vacuum": 1,
+    "sqlite_cache_size": 2**13,
+    "sqlite_journal_mode": "wal",
+    # A mapped database that is cut short kills the process with SIGBUS; read() reports an error instead.
+    "sqlite_mmap_size": 0,
+    # WAL with NORMAL loses the last commits with the power but never tears: a lost row is a miss, and a row
+    # whose body was unlinked since is dropped when it is asked for.
+    "sqlite_synchronous": 1,
+    "disk_min_file_size": 0,
+    "disk_pickle_protocol": 0,
+}
+
+
+class Foreign(StoreFailed):
+    """A row that we did not write: pickled, or of a type we do not keep. It is dropped, never decoded."""
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]
+    """Text keys and bytes, or a body that is in its place already. No pickle either way (CVE-2025-69872)."""
+
+    def __init__(self, directory: str, **settings: Any) -> None:
+        super().__init__(directory, **settings)
+        self.removed: list[str] = []
+
+    def put(self, key: object) -> tuple[str, bool]:
+        if type(key) is not str:
+            raise StoreFailed("only text can be a key")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        if not raw or type(key) is not str:
+            raise Foreign("a key that is no text")
+        return key
+
+    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str | None, bytes]:
+        if type(value) is bytes and not read:
+            return len(value), MODE_RAW, None, value
+        if type(value) is FileRow and not read:
+            return value.size, MODE_BINARY, value.filename, value.head
+        raise StoreFailed("only bytes can be kept")
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> Value:
+        if type(value) is bytes and mode == MODE_RAW and filename is None:
+            return value
+        if type(value) is bytes and mode == MODE_BINARY and type(filename) is str and is_filename(filename):
+            return FileRow(filename, -1, value)
+        raise Foreign("a value that is no bytes")
+
+    def filename(self, key: object = UNKNOWN, value: object = UNKNOWN) -> tuple[str, str]:
+        raise StoreFailed("only adoption makes files")
+
+    def remove(self, file_path: str) -> None:
+        """Called after a commit for the file of a replaced or deleted row: noted, to be unlinked elsewhere.
+
+        Inside an outer transaction diskcache calls it before the outer commit; being only noted, and
+        forgotten on a rollback, the file outlives a commit that never comes.
+        """
+        self.removed.append(file_path)
+
+
+def open_cache(directory: Path) -> Any:
+    """A diskcache over ``directory``, which has this very name (diskcache would expand variables in it).
+
+    Raises what is in FAILURES, or TypeError or KeyError for a database that somebody else made.
+    """
+    database = directory / "cache.db"
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.chmod(database, 0o600)  # SQLite gives its journal and its shared memory the same mode
+    # diskcache retries for a minute while the database is locked; this asks once.
+    probe = sqlite3.connect(database, timeout=LOCK_WAIT, isolation_level=None)
+    try:
+        probe.execute("BEGIN IMMEDIATE")
+        probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        probe.execute("ROLLBACK")
+    finally:
+        probe.close()
+    return diskcache.Cache(str(directory), timeout=LOCK_WAIT, disk=BytesDisk, **_SETTINGS)
+
+
+# Primary result codes (https://www.sqlite.org/rescode.html). BROKEN says that the file itself is of no use;
+# when opening, an unknown column (ERROR) and a broken uniqueness (CONSTRAINT) say so as well.
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BROKEN = _CORRUPT | {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}
+_TRANSIENT = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_TRANSIENT |= {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM}
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    # diskcache hides the error of BEGIN behind Timeout, and a failing ROLLBACK hides the one that led to it.
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _codes(error: BaseException) -> set[int]:
+    return {part.sqlite_errorcode & 0xFF for part in _chain(error) if hasattr(part, "sqlite_errorcode")}
+
+
+def is_unusable(error: BaseException) -> bool:
+    """Whether an error in opening says that the database is not one of ours, or damaged."""
+    if not isinstance(error, (sqlite3.Error, diskcache.Timeout)):
+        return True  # diskcache stumbled over what its tables hold
+    codes = _codes(error)
+    return bool(codes & _BROKEN) and not codes & _TRANSIENT
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether the database file itself is of no use any more."""
+    return bool(_codes(error) & _CORRUPT)
+
+
+def because_of(error: BaseException) -> str:
+    """What went wrong with the disk, in constant words of our own."""
+    codes = _codes(error)
+    numbers = {part.errno for part in _chain(error) if isinstance(part, OSError)}
+    if sqlite3.SQLITE_FULL in codes or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return "the disk is full"
+    if sqlite3.SQLITE_READONLY in codes or errno.EROFS in numbers:
+        return "the disk is read-only"
+    if codes & {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return "the database is locked"
+    if codes & _CORRUPT:
+        return "the database was corrupt"
+    if any(isinstance(part, (ValueError, OverflowError)) for part in _chain(error)):
+        return "the value cannot be kept"
+    if any(isinstance(part, RuntimeError) for part in _chain(error)):
+        return "the store is closed"
+    return "the disk failed"

@@ -1,0 +1,81 @@
+"""What goes when there is too much: by bytes, least recently used first, down to a low-water mark."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from proxy.directory import RoomName, free_space
+from proxy.room import Room
+from proxy.workers import Workers
+
+# A room over its limit is brought down to this part of it, so that not every adoption evicts.
+LOW_WATER = 0.9
+# One object takes at most this part of its room's limit: a larger one would push out everything for itself.
+LARGEST = 0.25
+
+
+class Evictor:
+    """Keeps each room under its own limit (bytes), and the disk's free space above its floor.
+
+    The floor is ``min_free`` or 5 % of the filesystem, what is less; only wheels are evicted for it.
+    ``flush`` writes the access times that are still in memory, without which the order would be wrong.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        limits: Mapping[RoomName, int],
+        *,
+        min_free: int,
+        flush: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._directory = directory
+        self._workers = workers
+        self._limits = limits
+        self._min_free = min_free
+        self._flush = flush
+        self._one_at_a_time = asyncio.Lock()
+
+    def fits(self, name: RoomName, size: int) -> bool:
+        """Whether one object of so many bytes may be in the room at all."""
+        return size <= self._limits[name] * LARGEST
+
+    def shortage(self, size: int = 0) -> int:
+        """Bytes that must be freed before ``size`` more may be written; 0 when none. Raises OSError."""
+        free, floor = free_space(self._directory, self._min_free)
+        return max(0, floor + size - free)
+
+    async def bring_down(self, name: RoomName, keep: str | None = None) -> None:
+        """Evict down to the low-water mark when the room is over its limit, but never the row ``keep``."""
+        limit, room = self._limits[name], self._workers.rooms[name]
+        if room.bytes <= limit:
+            return
+        async with self._one_at_a_time:
+            await self._flush()
+            goal = int(limit * LOW_WATER)
+            while room.bytes > goal and await self._step(name, room.bytes - goal, keep):
+                pass
+
+    async def free(self, size: int = 0) -> bool:
+        """Evict wheels until ``size`` more bytes leave the floor untouched; False when they cannot."""
+        if not self._short(size):
+            return True
+        async with self._one_at_a_time:
+            await self._flush()
+            while need := self._short(size):
+                if not await self._step("wheels", need, None):
+                    return False
+        return True
+
+    def _short(self, size: int) -> int:
+        try:
+            return self.shortage(size)
+        except OSError as error:
+            raise self._workers.failed(error, writes=True) from error
+
+    async def _step(self, name: RoomName, need: int, keep: str | None) -> int:
+        return await self._workers.ask(name, partial(Room.evict, need=need, keep=keep))

@@ -1,0 +1,56 @@
+"""A file as an Answer: the header set of rule 2, preconditions, and the part of the body a client wants."""
+
+from __future__ import annotations
+
+from proxy.answer import Answer, Stream
+from proxy.core.conditions import Span, Unsatisfiable, not_modified, requested_range
+from proxy.core.messages import CacheStatus, Headers, Request
+from proxy.core.ranges import content_range
+
+# Longer than any cache keeps anything; `immutable` (RFC 8246) spares even the reload of a browser.
+FOREVER = "public, max-age=365000000, immutable"
+
+
+def etag_of(sha256: str) -> str:
+    """The strong ETag of a body: its hash, so that it stays equal across evictions and restarts."""
+    return f'"sha256-{sha256}"'
+
+
+def file_headers(etag: str | None) -> Headers:
+    """What every answer with or about a file says. Never a Content-Encoding: some clients would undo it and
+    then hash the wrong bytes."""
+    headers: Headers = (
+        ("Content-Type", "application/octet-stream"),
+        ("Accept-Ranges", "bytes"),
+        ("Cache-Control", FOREVER),
+    )
+    return (*headers, ("ETag", etag)) if etag is not None else headers
+
+
+def whole_or_part(request: Request, stream: Stream, size: int, etag: str, status: CacheStatus) -> Answer:
+    """The answer from a body of known size whose bytes can all be had: 304, 416, 206 or 200."""
+    headers = file_headers(etag)
+    if not_modified(request.headers, etag=etag, last_modified=None):
+        stream.close()
+        return Answer(304, headers, b"", status, stop=0)
+    # RFC 9110 §14.2: Range is defined for GET alone.
+    asked = requested_range(request.headers, size=size, etag=etag) if request.method == "GET" else None
+    match asked:
+        case Unsatisfiable():
+            stream.close()
+            return unsatisfiable(size, etag, status)
+        case Span() as span:
+            return part(stream, span, size, etag, status)
+        case _:
+            return Answer(200, headers, stream, status, stop=size)
+
+
+def part(stream: Stream, span: Span, size: int, etag: str | None, status: CacheStatus) -> Answer:
+    """A 206 with one span of a body of ``size`` bytes."""
+    headers = (*file_headers(etag), ("Content-Range", content_range(span, size)))
+    return Answer(206, headers, stream, status, start=span.start, stop=span.stop)
+
+
+def unsatisfiable(size: int, etag: str | None, status: CacheStatus) -> Answer:
+    """A 416, which tells the size (RFC 9110 §15.5.17)."""
+    return Answer(416, (*file_headers(etag), ("Content-Range", f"bytes */{size}")), b"", status, stop=0)

@@ -1,0 +1,47 @@
+"""The spine: a request becomes an answer. Which room knows the answer is all that is decided here."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from proxy.answer import Answer
+from proxy.core.messages import CacheStatus, FileTarget, ListTarget, Moved, NotHere, PageTarget, Request
+from proxy.errors import Refused
+from proxy.files import Files
+from proxy.fills import Fills
+from proxy.lists import Lists
+from proxy.pages import Pages
+
+
+class Gateway:
+    """Answers requests; raises ProxyError for what cannot be answered."""
+
+    def __init__(self, pages: Pages, lists: Lists, files: Files, fills: Fills) -> None:
+        self._pages = pages
+        self._lists = lists
+        self._files = files
+        self._fills = fills
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to one request; the caller sends it and closes it."""
+        match request.target:
+            case PageTarget() as target:
+                return await self._pages.answer(request, target)
+            case FileTarget() as target:
+                return await self._files.answer(request, target)
+            case ListTarget() as target:
+                return await self._lists.answer(request, target)
+            case Moved(location):
+                status = CacheStatus("moved", "there is one spelling for every page")
+                return Answer(301, (("Location", location),), b"", status, stop=0)
+            case NotHere(because):
+                raise Refused(because, status=404)
+            case _:
+                assert_never(request.target)
+
+    async def close(self) -> None:
+        """Cancel every fetch under way; what waits for one is told so."""
+        await self._pages.close()
+        await self._lists.close()
+        await self._files.close()
+        await self._fills.close()

@@ -1,0 +1,63 @@
+"""What pages listed, by location: the wall against open proxying (rule 1 of the house).
+
+A listing lies in the store beside its page and is kept even where the page itself must not be; a bounded number
+of them stays decoded in memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+from proxy.core.simple import Listed, dump_listing, load_listing
+from proxy.core.urls import listing_key, location_of, tag_of
+from proxy.disk import Row
+from proxy.errors import StoreFailed
+from proxy.store import Store
+
+Manifest = Mapping[str, Listed]
+
+_FILES_IN_MEMORY = 50_000
+
+
+class Manifests:
+    """Listings of all projects. ``put`` replaces one, ``of`` finds one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._decoded: OrderedDict[str, Manifest] = OrderedDict()
+        self._files = 0
+
+    async def of(self, index: str, project: str) -> Manifest | None:
+        """The last listing of that project; None when no page of it is known."""
+        key = listing_key(index, project)
+        manifest = self._decoded.get(key)
+        if manifest is not None:
+            self._decoded.move_to_end(key)
+            return manifest
+        try:
+            row = await self._store.read(key)
+            files = load_listing(row) if row is not None else None
+        except (StoreFailed, ValueError):
+            return None
+        # While the row was read a newer listing may have been put: it must not be replaced by the older one.
+        if key in self._decoded:
+            return self._decoded[key]
+        return self._remember(key, files) if files is not None else None
+
+    def put(self, index: str, project: str, files: Iterable[Listed]) -> Row:
+        """Take a new listing; returns the row that keeps it."""
+        files = tuple(files)
+        key = listing_key(index, project)
+        self._remember(key, files)
+        return Row(key, dump_listing(files), tag_of(index, project))
+
+    def _remember(self, key: str, files: Iterable[Listed]) -> Manifest:
+        manifest: dict[str, Listed] = {}
+        for listed in files:
+            manifest.setdefault(location_of(listed.url), listed)
+        self._files += len(manifest) - len(self._decoded.pop(key, ()))
+        self._decoded[key] = manifest
+        while self._files > _FILES_IN_MEMORY and len(self._decoded) > 1:
+            self._files -= len(self._decoded.popitem(last=False)[1])
+        return manifest

@@ -1,0 +1,245 @@
+"""One database of rows: all that is asked of SQLite, for one thread.
+
+diskcache's version is pinned, so what none of its public names reach is used directly: `_transact`, `_sql`,
+`_con` and the columns of its Cache table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.disk import FAILURES, MODE_BINARY, MODE_RAW, Foreign, is_unusable, open_cache
+from proxy.memory import Change, FileRow, Value
+
+log = logging.getLogger("proxy.store")
+
+# Rows per job: about 20 ms of the one thread at most, which is what a reader behind an eviction waits.
+STEP = 200
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS Room_used ON Cache(access_time, size)",
+    "CREATE INDEX IF NOT EXISTS Room_tag ON Cache(tag) WHERE tag IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS Room_file ON Cache(filename) WHERE filename IS NOT NULL",
+)
+_SIZE = "coalesce(CAST(size AS INTEGER), 0)"  # a row that we did not write may hold anything
+_SOUND = (
+    "raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
+    f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value))"
+    f" OR (mode = {MODE_BINARY} AND typeof(filename) = 'text' AND size >= 0))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A small value to be kept: ``tag`` groups rows, as "index/project"."""
+
+    key: str
+    value: bytes
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowSeen:
+    """What the sweep looks at: ``sound`` is false for a row that we cannot have written."""
+
+    rowid: int
+    filename: str | None
+    size: int
+    sound: bool
+
+
+class Room:
+    """One diskcache. Made, used and closed on one thread; ``count`` and ``bytes`` may be read from any.
+
+    Methods raise what is in FAILURES, after which `recover` must be called. ``changes`` collects what they
+    did or saw, for the table in memory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.count = 0
+        self.bytes = 0
+        self.changes: list[Change] = []
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._connect()
+        except (*FAILURES, TypeError, KeyError) as error:
+            if isinstance(error, OSError) or not is_unusable(error):
+                raise
+            log.warning("the database of %s cannot be read: starting empty", self.directory.name)
+            self.erase()
+            self._connect()
+
+    def _connect(self) -> None:
+        self._cache = open_cache(self.directory)
+        for statement in _INDEXES:
+            self._cache._sql(statement)
+        # A flipped bit in a text must not stop a scan.
+        self._cache._con.text_factory = lambda data: data.decode(errors="replace")
+        self.measure()
+
+    def erase(self) -> None:
+        """Forget the database; the bodies it named are strays for the sweep."""
+        if hasattr(self, "_cache"):
+            self._cache.close()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            (self.directory / f"cache.db{suffix}").unlink(missing_ok=True)
+
+    def rebuild(self) -> None:
+        """Start empty in the place of a database that turned out to be corrupt."""
+        log.error("the database of %s is corrupt: starting empty", self.directory.name)
+        self.erase()
+        self._connect()
+
+    def recover(self) -> None:
+        """Leave a transaction that failed (a failed COMMIT leaves it open) and keep the files it let go."""
+        self._cache.disk.removed.clear()
+        if self._cache._con.in_transaction:
+            self._cache._con.rollback()
+
+    def released(self) -> list[str]:
+        """Files that no row names any more since the last call."""
+        files: list[str] = self._cache.disk.removed
+        self._cache.disk.removed = []
+        return files
+
+    def measure(self) -> None:
+        """Read the sums that the triggers keep."""
+        found = dict(self._cache._sql("SELECT key, value FROM Settings WHERE key IN ('count', 'size')"))
+        self.count, self.bytes = int(found["count"]), int(found["size"])
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def get(self, key: str) -> Value | None:
+        """A row's value; None when there is none. A foreign row is dropped on the way."""
+        try:
+            value: Value | None = self._cache.get(key)
+        except Foreign:
+            log.warning("a row of %s was not written by us: dropped", self.directory.name)
+            self.delete([key])
+            return None
+        if value is not None:
+            self.changes.append((key, value))
+        return value
+
+    def write(self, rows: Sequence[Row], drop: Sequence[str]) -> None:
+        """All or nothing. A key that is both dropped and written is written."""
+        self.changes += [(key, None) for key in drop]
+        self.changes += [(row.key, row.value) for row in rows]
+        with self._cache.transact():
+            self._delete(drop)
+            for row in rows:
+                self._cache.set(row.key, row.value, tag=row.tag)
+
+    def adopt(self, key: str, body: FileRow, tag: str) -> None:
+        """Commit the row of a body that is in its place."""
+        self.changes.append((key, body))
+        self._cache.set(key, body, tag=tag)
+
+    def update(self, key: str, body: FileRow, tag: str) -> bool:
+        """New head and tag, only over that very body."""
+        self.changes.append((key, None))
+        with self._cache._transact() as (sql, _):
+            found = sql(
+                "UPDATE Cache SET value = ?, tag = ? WHERE key = ? AND raw = 1 AND filename = ? AND size = ?",
+                (body.head, tag, key, body.filename, body.size),
+            ).rowcount
+        if found:
+            self.changes[-1] = (key, body)
+        return bool(found)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Bytes freed."""
+        self.changes += [(key, None) for key in keys]
+        with self._cache.transact():
+            return self._delete(keys)
+
+    def _delete(self, keys: Sequence[str]) -> int:
+        freed = 0
+        for key in keys:
+            select = f"SELECT rowid, filename, {_SIZE} FROM Cache WHERE key = ? AND raw = 1"
+            for rowid, filename, size in self._cache._sql(select, (key,)).fetchall():
+                self._cache._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
+                self._let_go(filename)
+                freed += size
+        return freed
+
+    def _let_go(self, filename: object) -> None:
+        if isinstance(filename, str):
+            self._cache.disk.remove(filename)
+
+    def delete_seen(self, key: str, seen: Value) -> None:
+        """Delete the row if it still holds what was seen: it may have been replaced by a good one since."""
+        self.changes.append((key, None))
+        with self._cache.transact():
+            if self._cache.get(key) == seen:
+                self._delete([key])
+
+    def tagged(self, tag: str, mark: bytes) -> Iterator[tuple[str, Value]]:
+        """Rows of one tag: bodies in files, and inline values that begin with ``mark``."""
+        select = "SELECT key, mode, filename, value FROM Cache WHERE tag = ? AND raw = 1"
+        select += f" AND (mode = {MODE_BINARY} OR substr(value, 1, ?) = ?)"
+        for key, mode, filename, value in self._cache._sql(select, (tag, len(mark), mark)).fetchall():
+            try:
+                yield self._cache.disk.get(key, 1), self._cache.disk.fetch(mode, filename, value, False)
+            except Foreign:
+                continue
+
+    def touch(self, times: Sequence[tuple[str, float]]) -> None:
+        """Set when rows were last used."""
+        with self._cache._transact() as (sql, _):
+            for key, time in times:
+                sql("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", (time, key))
+
+    def evict(self, need: int, keep: str | None) -> int:
+        """Delete the least recently used rows but ``keep`` until ``need`` bytes are free, STEP at most.
+        Returns how many went."""
+        freed = gone = 0
+        with self._cache._transact() as (sql, _):
+            select = f"SELECT rowid, key, filename, {_SIZE} FROM Cache ORDER BY access_time LIMIT ?"
+            for rowid, key, filename, size in sql(select, (STEP + 1,)).fetchall():
+                if freed >= need or gone == STEP:
+                    break
+                if key == keep:
+                    continue
+                sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
+                self._let_go(filename)
+                self.changes.append((key, None))
+                freed, gone = freed + size, gone + 1
+        return gone
+
+    def rows_after(self, rowid: int) -> list[RowSeen]:
+        """The next STEP rows in the order of their ids."""
+        select = f"SELECT rowid, filename, size, {_SOUND} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        return [
+            RowSeen(number, filename, size, bool(sound))
+            for number, filename, size, sound in self._cache._sql(select, (rowid, STEP)).fetchall()
+        ]
+
+    def named(self, filenames: Sequence[str]) -> set[str]:
+        """Those of at most STEP filenames that a row names."""
+        select = f"SELECT filename FROM Cache WHERE filename IN ({','.join('?' * len(filenames))})"
+        return {filename for (filename,) in self._cache._sql(select, tuple(filenames)).fetchall()}
+
+    def drop_rows(self, rows: Sequence[RowSeen]) -> None:
+        """Delete rows if they still are what was seen."""
+        with self._cache._transact() as (sql, _):
+            for row in rows:
+                where = "WHERE rowid = ? AND filename IS ? AND size IS ?"
+                seen = (row.rowid, row.filename, row.size)
+                for (key,) in sql(f"SELECT key FROM Cache {where}", seen).fetchall():
+                    self.changes.append((key, None))
+                    sql(f"DELETE FROM Cache {where}", seen)
+                    self._let_go(row.filename)
+
+    def settle(self, now: float) -> None:
+        """Put right what a clock that was ahead, or a damaged sum, would make eternal."""
+        with self._cache._transact() as (sql, _):
+            sql("UPDATE Cache SET access_time = ? WHERE access_time > ?", (now, now))
+            sql("UPDATE Settings SET value = (SELECT count(*) FROM Cache) WHERE key = 'count'")
+            sql("UPDATE Settings SET value = (SELECT coalesce(sum(size), 0) FROM Cache) WHERE key = 'size'")

@@ -1,0 +1,1 @@
+"""Talks to clients. Only ``translate`` knows both aiohttp and our values."""

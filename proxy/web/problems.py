@@ -1,0 +1,59 @@
+"""Errors as clients see them: problem JSON (RFC 9457) for programs, one plain sentence for people.
+
+The text is ours and constant; nothing of a request or of an upstream is reflected. A request id leads to the log.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+
+from proxy.answer import Answer
+from proxy.core.messages import CacheStatus, Headers
+from proxy.core.negotiation import HTML, negotiate
+from proxy.errors import ProxyError, Refused
+
+_HINTS = {
+    404: "Check the name, and that the address ends in /simple.",
+    406: "Ask for one of them in Accept, or with ?format=.",
+    421: "Use one of the names in server.allowed_hosts, or add this one to it.",
+    502: "The proxy's log has the reason under the request id.",
+    503: "Try again; the proxy's log has the reason under the request id.",
+}
+
+
+def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer:
+    """The answer that tells of an error."""
+    sentence = f"{error.because[:1].upper()}{error.because[1:]}."
+    if error.status in _HINTS:
+        sentence = f"{sentence} {_HINTS[error.status]}"
+    headers: Headers = (("Cache-Control", "no-store"), ("Vary", "Accept"))
+    if error.retry_after is not None:
+        headers += (("Retry-After", str(error.retry_after)),)
+    if error.status == 405:
+        headers += (("Allow", "GET, HEAD"),)
+    # A browser names text/html; a program says nothing, */* or what it came for.
+    if HTML in (accept or "") and negotiate(accept, None) == HTML:
+        body, media_type = f"{sentence} Request id: {request_id}\n".encode(), "text/plain; charset=utf-8"
+    else:
+        body, media_type = _document(error, sentence, request_id), "application/problem+json"
+    status = CacheStatus(error.outcome, error.because, hit=error.outcome == "negative")
+    return Answer(error.status, (("Content-Type", media_type), *headers), body, status, stop=len(body))
+
+
+def _document(error: ProxyError, sentence: str, request_id: str) -> bytes:
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": sentence,
+        "because": error.because,
+        "blame": "client"
+        if isinstance(error, Refused)
+        else "upstream"
+        if error.status in (502, 503, 504)
+        else "proxy",
+        "request_id": request_id,
+    }
+    return orjson.dumps(document)

@@ -1,0 +1,164 @@
+"""The door: gate, operations, data plane, errors, one Event for each request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from proxy.answer import Answer
+from proxy.core.messages import CacheStatus
+from proxy.errors import ProxyError, Refused
+from proxy.events import Event, Observer
+from proxy.gateway import Gateway
+from proxy.web.gate import admit
+from proxy.web.problems import problem
+from proxy.web.translate import Sender, Sent, translated
+
+_log = logging.getLogger("proxy.web")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What ``/readyz`` tells. ``degraded`` names what does not work, None when all does."""
+
+    ready: Callable[[], bool]
+    degraded: Callable[[], str | None]
+
+
+class Door:
+    """Handles every request of every connection."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        sender: Sender,
+        health: Health,
+        *,
+        indexes: Collection[str],
+        default: str,
+        hosts: Collection[str],
+        observers: Collection[Observer],
+    ) -> None:
+        self._gateway = gateway
+        self._sender = sender
+        self._health = health
+        self._indexes = indexes
+        self._default = default
+        self._hosts = hosts
+        self._observers = observers
+
+    async def handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request and tell the observers."""
+        began = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        try:
+            answer = await self._answer(incoming)
+        except Exception as error:
+            if not isinstance(error, ProxyError):
+                # A fault of ours: the client gets a constant 500, the log the trace.
+                _log.exception("request %s failed", request_id)
+            told = error if isinstance(error, ProxyError) else ProxyError("the proxy failed")
+            answer = problem(told, accept=incoming.headers.get("Accept"), request_id=request_id)
+        sent = Sent(answer.status)
+        try:
+            return await self._sender.send(incoming, answer, sent)
+        finally:
+            self._tell(incoming, answer, sent, time.perf_counter() - began, request_id)
+
+    async def _answer(self, incoming: web.BaseRequest) -> Answer:
+        admit(incoming.method, incoming.raw_path, incoming.version, incoming.headers, self._hosts)
+        match incoming.raw_path.partition("?")[0]:
+            case "/healthz":
+                return _plain(200, {"status": "alive"}, "the process answers")
+            case "/readyz":
+                return self._readiness()
+            case _:
+                return await self._gateway.answer(translated(incoming, self._indexes, self._default))
+
+    def _readiness(self) -> Answer:
+        if not self._health.ready():
+            return _plain(503, {"status": "draining"}, "the proxy is shutting down")
+        degraded = self._health.degraded()
+        if degraded is not None:
+            # Still ready: a broken store is a slow proxy, not a failing one.
+            return _plain(200, {"status": "degraded", "because": degraded}, degraded)
+        return _plain(200, {"status": "ready"}, "the proxy serves")
+
+    def _tell(
+        self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str
+    ) -> None:
+        status = answer.cache_status
+        event = Event(
+            method=incoming.method,
+            path=incoming.raw_path.partition("?")[0],
+            outcome=status.outcome,
+            because=status.because,
+            status=sent.status,
+            sent=sent.sent,
+            seconds=seconds,
+            upstream_seconds=answer.upstream_seconds,
+            collapsed=status.collapsed,
+            aborted=sent.aborted,
+            client=incoming.remote or "",
+            request_id=request_id,
+        )
+        for observer in self._observers:
+            observer(event)
+
+
+def _plain(status: int, document: dict[str, str], because: str) -> Answer:
+    body = orjson.dumps(document)
+    headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+    return Answer(status, headers, body, CacheStatus("local", because), stop=len(body))
+
+
+class Connection(web.RequestHandler):
+    """One client connection. What aiohttp's parser refuses gets a constant answer, never an echo of itself."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that could not even be parsed, and to a fault of ours."""
+        if status >= 500:
+            _log.error("a request failed", exc_info=exc)
+            error = ProxyError("the proxy failed", status=status)
+        else:
+            error = Refused("the request is not well-formed HTTP", status=status)
+        answer = problem(error, accept=None, request_id=secrets.token_hex(8))
+        assert isinstance(answer.body, bytes)
+        response = web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
+        response.headers["Server"] = "pip-cache-proxy"
+        response.headers["Cache-Status"] = answer.cache_status.header()
+        response.force_close()
+        return response
+
+
+class Listener(web.Server):
+    """Makes connections, a bounded number at a time."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], object], *, connections_max: int, **kwargs: object
+    ) -> None:
+        super().__init__(handler, **kwargs)  # type: ignore[arg-type]
+        self._connections_max = connections_max
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Refuse a connection beyond the limit by closing it at once."""
+        super().connection_made(handler, transport)
+        if len(self.connections) > self._connections_max:
+            transport.abort()
+
+    def __call__(self) -> web.RequestHandler:
+        """A protocol for one more connection."""
+        return Connection(self, loop=self._loop, **self._kwargs)

@@ -1,0 +1,161 @@
+"""One way in, one way out: aiohttp's request becomes ours, our Answer becomes bytes on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.answer import Answer, Stream
+from proxy.core.messages import FileTarget, NotHere, Request
+from proxy.core.urls import parse_target
+from proxy.errors import UpstreamFailed
+
+SLICE = 256 * 1024
+# All that can change an answer. Authorization, Cookie and the like are dropped here and reach nothing behind.
+_KEPT = (
+    "Accept",
+    "Accept-Encoding",
+    "Cache-Control",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Range",
+    "Pragma",
+    "Range",
+    "User-Agent",
+)
+
+
+@dataclass(slots=True)
+class Sent:
+    """What went out: ``sent`` body bytes; ``aborted`` when the connection ended before the body did."""
+
+    status: int
+    sent: int = 0
+    aborted: bool = False
+
+
+def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str) -> Request:
+    """The request in our words. A query on a file is nothing we serve: files have none (and no tokens in them)."""
+    path, _, query = incoming.raw_path.partition("?")
+    target = parse_target(path, indexes, default)
+    if query and isinstance(target, FileTarget):
+        target = NotHere("a file has no query")
+    headers = {
+        name.lower(): ", ".join(incoming.headers.getall(name)) for name in _KEPT if name in incoming.headers
+    }
+    formats = parse_qs(query, max_num_fields=16).get("format") if query else None
+    return Request(incoming.method, target, headers, formats[0] if formats else None, path)
+
+
+class Sender:
+    """Writes answers. ``stall`` is how many seconds a client may take to accept one slice."""
+
+    def __init__(self, *, stall: float) -> None:
+        self._stall = stall
+
+    async def send(self, incoming: web.BaseRequest, answer: Answer, sent: Sent) -> web.StreamResponse:
+        """Send the answer; ``sent`` is filled in as it goes. Closes the answer in every case."""
+        response: web.StreamResponse = web.Response(status=500)
+        try:
+            stop = answer.stop
+            if stop is None and incoming.version < (1, 1) and not isinstance(answer.body, bytes):
+                # HTTP/1.0 has no chunks, and the end of the connection proves nothing: wait for the end.
+                stop = await _end_of(answer.body, answer.start)
+            response = _response(incoming, answer, stop)
+            async with asyncio.timeout(self._stall):
+                await response.prepare(incoming)
+            if incoming.method == "GET" and answer.status != 304:
+                await self._body(incoming, response, answer, stop, sent)
+            async with asyncio.timeout(self._stall):
+                await response.write_eof()
+        except (ConnectionError, TimeoutError, UpstreamFailed, asyncio.CancelledError) as reason:
+            # The client left, does not read, or the rest of the body will never come. A clean end would make a
+            # short body look complete, and a cancelled sendfile leaves the socket open: reset it.
+            sent.aborted = True
+            if incoming.transport is not None:
+                incoming.transport.abort()
+            if isinstance(reason, asyncio.CancelledError):
+                raise
+        finally:
+            answer.close()
+        return response
+
+    async def _body(
+        self,
+        incoming: web.BaseRequest,
+        response: web.StreamResponse,
+        answer: Answer,
+        stop: int | None,
+        sent: Sent,
+    ) -> None:
+        if isinstance(response, web.Response):
+            sent.sent = len(answer.body) if isinstance(answer.body, bytes) else 0
+        elif isinstance(answer.body, bytes):
+            for offset in range(0, len(answer.body), SLICE):
+                piece = answer.body[offset : offset + SLICE]
+                async with asyncio.timeout(self._stall):
+                    await response.write(piece)
+                sent.sent += len(piece)
+        elif stop is None:
+            await self._chunks(response, answer.body, sent)
+        else:
+            await self._slices(incoming, answer.body, answer.start, stop, sent)
+
+    async def _slices(
+        self,
+        incoming: web.BaseRequest,
+        stream: Stream,
+        offset: int,
+        stop: int,
+        sent: Sent,
+    ) -> None:
+        """The bytes from ``offset`` to ``stop`` by sendfile, slice by slice, each under the stall timer."""
+        loop = asyncio.get_running_loop()
+        while offset < stop:
+            piece = await stream.beyond(offset)
+            transport = incoming.transport
+            if piece is None or transport is None:
+                raise ConnectionResetError("the body ended early" if piece is None else "the client left")
+            count = min(piece.count, stop - offset, SLICE)
+            async with asyncio.timeout(self._stall):
+                await loop.sendfile(transport, piece.file, piece.position, count)
+            offset += count
+            sent.sent += count
+
+    async def _chunks(self, response: web.StreamResponse, stream: Stream, sent: Sent) -> None:
+        """A body of unknown length, in chunks: its last chunk is the proof that it is whole."""
+        offset = 0
+        while (piece := await stream.beyond(offset)) is not None:
+            count = min(piece.count, SLICE)
+            data = await asyncio.to_thread(os.pread, piece.file.fileno(), count, piece.position)
+            async with asyncio.timeout(self._stall):
+                await response.write(data)
+            offset += len(data)
+            sent.sent += len(data)
+
+
+def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> web.StreamResponse:
+    headers: CIMultiDict[str] = CIMultiDict(answer.headers)
+    headers["Server"] = "pip-cache-proxy"
+    headers["Cache-Status"] = answer.cache_status.header()
+    headers["X-Content-Type-Options"] = "nosniff"
+    if headers.get("Content-Type", "").startswith("text/html"):
+        headers["Content-Security-Policy"] = "default-src 'none'"
+    if isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method == "GET":
+        # Head and body leave in one write.
+        return web.Response(status=answer.status, headers=headers, body=answer.body)
+    if stop is not None and answer.status != 304:
+        headers["Content-Length"] = str(stop - answer.start)
+    return web.StreamResponse(status=answer.status, headers=headers)
+
+
+async def _end_of(stream: Stream, offset: int) -> int:
+    while (piece := await stream.beyond(offset)) is not None:
+        offset += piece.count
+    return offset

@@ -1,0 +1,151 @@
+"""The store's threads: one for all SQLite work, a few for files, one for the sweep's walk.
+
+Foreign exceptions end here: whatever a disk or a database raises becomes StoreFailed, and `degraded` says so
+until the next success.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from proxy.bodies import remove_files
+from proxy.directory import ROOMS, RoomName
+from proxy.disk import FAILURES, because_of, is_corrupt
+from proxy.errors import StoreFailed
+from proxy.memory import Table
+from proxy.room import Room
+
+T = TypeVar("T")
+P = ParamSpec("P")
+log = logging.getLogger("proxy.store")
+
+# Enough that one slow fsync does not hold up the next adoption; more would only queue at the disk.
+FILE_THREADS = 4
+
+
+class Workers:
+    """Made by `open` on a running loop, ended by `close`. Every coroutine raises StoreFailed, nothing else.
+
+    ``corrupted`` is called on the loop after a corrupt database was replaced by an empty one. ``degraded``
+    says in a few words what fails at present, None when nothing does.
+    """
+
+    def __init__(self, table: Table, corrupted: Callable[[], None]) -> None:
+        self.rooms: dict[RoomName, Room] = {}
+        self.degraded: str | None = None
+        self._degraded_by_write = False
+        self._table = table
+        self._corrupted = corrupted
+        self._loop = asyncio.get_running_loop()
+        self._database = ThreadPoolExecutor(1, "store")
+        self._files = ThreadPoolExecutor(FILE_THREADS, "store-files")
+        self._walker = ThreadPoolExecutor(1, "store-walk")
+
+    async def open(self, directory: Path) -> None:
+        """Open both rooms on their thread."""
+
+        def connect() -> None:
+            for name in ROOMS:
+                self.rooms[name] = Room(directory / name)
+
+        await self._run(self._database, connect)
+
+    async def close(self) -> None:
+        """Close the rooms on their thread and end all threads. A room that fails to close is let go."""
+
+        def disconnect() -> None:
+            for room in self.rooms.values():
+                with contextlib.suppress(*FAILURES):
+                    room.close()
+
+        closing = self._database.submit(disconnect)
+        # In the same breath: a job that came in after it would open the database again.
+        self._database.shutdown(wait=False)
+        await asyncio.shield(asyncio.wrap_future(closing))
+        for executor in (self._files, self._walker, self._database):
+            await asyncio.to_thread(executor.shutdown)
+
+    async def ask(self, name: RoomName, job: Callable[[Room], T], *, writes: bool = True) -> T:
+        """Run one short job on a room. Returns when the files it let go are unlinked."""
+        try:
+            future = self._database.submit(self._on_thread, name, job)
+            result, unlinking = await asyncio.shield(asyncio.wrap_future(future))
+            if unlinking is not None:
+                await asyncio.shield(asyncio.wrap_future(unlinking))
+        except FAILURES as error:
+            raise self.failed(error, writes=writes) from error
+        self._succeeded(writes)
+        return result
+
+    async def file(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run a blocking function on files. It runs to its end even when the caller is cancelled."""
+        result = await self._run(self._files, function, *arguments, **named)
+        self._succeeded(True)
+        return result
+
+    async def walk(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """The same on the sweep's own thread, where it may take long."""
+        return await self._run(self._walker, function, *arguments, **named)
+
+    def failed(self, error: BaseException, *, writes: bool) -> StoreFailed:
+        """What to raise for a foreign exception; takes note of it."""
+        because = because_of(error)
+        if self.degraded is None:
+            log.error("the store is degraded: %s (%s)", because, type(error).__name__)
+        self.degraded = because
+        self._degraded_by_write = self._degraded_by_write or writes
+        return StoreFailed(because)
+
+    def _succeeded(self, writes: bool) -> None:
+        # A full disk can still be read: only a write that works says that writing works again.
+        if self.degraded is not None and (writes or not self._degraded_by_write):
+            log.warning("the store works again")
+            self.degraded, self._degraded_by_write = None, False
+
+    async def _run(
+        self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        try:
+            future = executor.submit(function, *arguments, **named)
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except FAILURES as error:
+            raise self.failed(error, writes=True) from error
+
+    def _on_thread(self, name: RoomName, job: Callable[[Room], T]) -> tuple[T, Future[None] | None]:
+        room = self.rooms[name]
+        try:
+            result = job(room)
+            room.measure()
+        except BaseException as error:
+            # Whether the commit happened is not known: what it was about is forgotten and read again.
+            changes, room.changes = [(key, None) for key, _ in room.changes], []
+            self._post(self._table.apply, name, changes)
+            self._recover(room, name, error)
+            raise
+        changes_made, room.changes = room.changes, []
+        if changes_made:
+            self._post(self._table.apply, name, changes_made)
+        files = room.released()
+        # Submitted here, not by the caller: a caller that was cancelled would leave orphans.
+        return result, self._files.submit(remove_files, room.directory, files) if files else None
+
+    def _recover(self, room: Room, name: RoomName, error: BaseException) -> None:
+        try:
+            room.recover()
+            if is_corrupt(error):
+                room.rebuild()
+                self._post(self._table.clear, name)
+                self._post(self._corrupted)
+        except FAILURES as again:
+            log.error("a failed job could not be undone: %s", because_of(again))
+
+    def _post(self, function: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        # Before the job's future resolves, so that whoever awaits it finds the table changed.
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads the table any more
+            self._loop.call_soon_threadsafe(lambda: function(*arguments, **named))

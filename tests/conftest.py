@@ -1,0 +1,107 @@
+"""Fixtures of every test: upstreams, proxies and clients that end with the test that asked for them."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
+from tests.harness.clients import Fresh, Installer, Pip, make_pip
+from tests.harness.server import ProxyServer
+from tests.harness.upstream import Upstream
+
+INSTALLERS = ("pip-23.2", "pip-newest", "uv")
+
+
+def missing(what: str) -> None:
+    """Skips on a machine without network; fails where CI is set, for there it must be had."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """An empty, polite upstream that runs; add to its ``index`` and script it."""
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def start_proxy(tmp_path: Path) -> Iterator[Callable[..., ProxyServer]]:
+    """``start_proxy(upstream, **options of ProxyServer)`` runs one; the upstream is its index "test"."""
+    with ExitStack() as running:
+        count = 0
+
+        def start(upstream: Upstream | None = None, **options: Any) -> ProxyServer:
+            nonlocal count
+            count += 1
+            options.setdefault("indexes", {} if upstream is None else {"test": upstream.url})
+            return running.enter_context(ProxyServer(tmp_path / f"proxy{count}", **options))
+
+        yield start
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Callable[[], Fresh]:
+    """Makes a new empty client environment each time it is called."""
+    made: list[Fresh] = []
+
+    def make() -> Fresh:
+        made.append(Fresh(tmp_path / f"client{len(made)}"))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pip_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pip]:
+    """``pip_of("pip==23.2")``: fetched once per session; skips (fails in CI) when it cannot be had."""
+    made: dict[str, Pip] = {}
+
+    def make(requirement: str) -> Pip:
+        if requirement not in made:
+            try:
+                made[requirement] = make_pip(tmp_path_factory.mktemp("pip") / "venv", requirement)
+            except AssertionError as error:
+                missing(f"{requirement} cannot be had here: {error}")
+        return made[requirement]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def old_pip(pip_of: Callable[[str], Pip]) -> Pip:
+    """The oldest pip that is supported."""
+    return pip_of("pip==23.2")
+
+
+@pytest.fixture(scope="session")
+def new_pip(pip_of: Callable[[str], Pip]) -> Pip:
+    """The newest pip there is."""
+    return pip_of("pip")
+
+
+@pytest.fixture(params=INSTALLERS)
+def installer(request: pytest.FixtureRequest) -> Installer:
+    """pip 23.2, the newest pip and uv, one after the other."""
+    pips = {"pip-23.2": "old_pip", "pip-newest": "new_pip"}
+    pip = request.getfixturevalue(pips[request.param]) if request.param in pips else None
+    return Installer(request.param, pip)
+
+
+@pytest.fixture(scope="session")
+def default_upstream() -> str:
+    """The index that is proxied when nothing is configured; skips (fails in CI) when unreachable."""
+    try:
+        with urllib.request.urlopen(f"{PYPI_SIMPLE_ENDPOINT}six/", timeout=20) as answer:
+            assert answer.status == 200
+    except OSError as error:
+        missing(f"the default upstream is not reachable: {error}")
+    return PYPI_SIMPLE_ENDPOINT

@@ -1,0 +1,256 @@
+"""The real proxy as a subprocess: ``python -m proxy serve`` with a config file of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0
+Settings = Mapping[str, Mapping[str, Any]]
+Line = dict[str, Any]
+Condition = Callable[[list[Line]], object]
+
+
+def toml(settings: Settings, indexes: Sequence[Mapping[str, Any]]) -> str:
+    """A config file: sections of strings, numbers and booleans, and ``[[index]]`` tables."""
+    sections = [(f"[{name}]", section) for name, section in settings.items()]
+    tables = [*sections, *(("[[index]]", index) for index in indexes)]
+    return "\n".join("\n".join([title, *map(_assignment, table.items())]) + "\n" for title, table in tables)
+
+
+def _assignment(item: tuple[str, Any]) -> str:
+    return f"{item[0]} = {json.dumps(item[1])}"  # JSON's spelling of these types is TOML's too
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would configure the proxy or lead around it."""
+    unwanted = re.compile(r"PIPCACHEPROXY_.*|PIP_.*|(https?|all|no)_proxy|NETRC", re.IGNORECASE)
+    kept = {name: value for name, value in os.environ.items() if not unwanted.fullmatch(name)}
+    return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra or {})
+
+
+class ProxyServer:
+    """A context manager: serving inside, killed (by its own id) outside.
+
+    ``indexes`` maps names to upstream URLs or whole tables, the first is the default; none leaves the
+    built-in default. ``settings`` are merged over host, free port, the cache ``directory / "cache"`` and JSON
+    logs. ``arguments`` follow ``serve``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        indexes: Mapping[str, str | Mapping[str, Any]] | None = None,
+        *,
+        settings: Settings | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.cache = directory / "cache"
+        self.indexes = dict(indexes or {})
+        self.settings: dict[str, Mapping[str, Any]] = dict(settings or {})
+        self.arguments = tuple(arguments)
+        self.environment = dict(environment or {})
+        self.host = "127.0.0.1"
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Returns when the start line was read. Raises AssertionError with its stderr when it ended."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "config.toml"
+        config.write_text(toml(self._settings(), self._indexes()))
+        with self._changed:
+            self._lines = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve", "--config", str(config), *self.arguments],
+            cwd=ROOT,
+            env=clean_environment(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        self._await(lambda: self._started() is not None or self._ended())
+        started = self._started()
+        if started is None:
+            self._finish()
+            raise AssertionError(f"the proxy ended with {self._process.wait()}:\n{self.stderr}")
+        self.host, self.port = started
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for the end. Does nothing when it has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        self._finish()
+
+    def terminate(self, timeout: float = 40.0) -> int:
+        """SIGTERM; the exit code. Raises TimeoutExpired when it does not end within ``timeout`` seconds."""
+        self.signal(signal.SIGTERM)
+        code = self.process.wait(timeout)
+        self._finish()
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal and does not wait."""
+        self.process.send_signal(number)
+
+    def restart(self, *, settings: Settings | None = None, arguments: Sequence[str] | None = None) -> None:
+        """SIGTERM if it runs, and a start over the same cache directory; what is given replaces what was."""
+        if self._process is not None and self._process.poll() is None:
+            self.terminate()
+        self.settings = self.settings if settings is None else dict(settings)
+        self.arguments = self.arguments if arguments is None else tuple(arguments)
+        self.start()
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The running process."""
+        assert self._process is not None, "the proxy was not started"
+        return self._process
+
+    @property
+    def url(self) -> str:
+        """``http://host:port``, without a slash at the end."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def index_url(self) -> str:
+        """What PIP_INDEX_URL is set to."""
+        return f"{self.url}/simple"
+
+    @property
+    def stderr(self) -> str:
+        """Everything it wrote since it was last started."""
+        with self._changed:
+            return "".join(self._lines)
+
+    def log_lines(self, event: str | None = "request") -> list[Line]:
+        """The JSON log lines of one event, or of all; lines that are no JSON are left out."""
+        lines = []
+        for text in self.stderr.splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict) and event in (None, line.get("event")):
+                    lines.append(line)
+        return lines
+
+    def requests(self, prefix: str = "/") -> list[Line]:
+        """Request lines whose path starts so."""
+        return [line for line in self.log_lines() if str(line.get("path", "")).startswith(prefix)]
+
+    def forget(self) -> None:
+        """Empties the log read so far."""
+        with self._changed:
+            self._lines = []
+
+    def wait_for_log(self, condition: Condition, timeout: float = PATIENCE) -> list[Line]:
+        """The log lines of all events, once the condition holds for them. AssertionError at the end."""
+        self._await(lambda: bool(condition(self.log_lines(None))), timeout)
+        return self.log_lines(None)
+
+    def rss(self) -> int:
+        """Resident memory now, in bytes (/proc, Linux only)."""
+        return self._status("VmRSS")
+
+    def peak_rss(self) -> int:
+        """Most resident memory so far, in bytes (/proc, Linux only)."""
+        return self._status("VmHWM")
+
+    def stored(self) -> list[Path]:
+        """Bodies of wheels and sdists on disk, without the database that lists them."""
+        files = (path for path in (self.cache / "wheels").rglob("*") if path.is_file())
+        return sorted(path for path in files if not path.name.startswith("cache.db"))
+
+    def spooled(self) -> list[Path]:
+        """What lies in ``incoming/``."""
+        return sorted((self.cache / "incoming").iterdir())
+
+    def file_url(self, location: str, index: str = "test") -> str:
+        """The proxy's URL of a file; ``location`` is its upstream URL without the scheme."""
+        return f"{self.url}/files/{index}/{location}"
+
+    def _status(self, name: str) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def _settings(self) -> Settings:
+        defaults: dict[str, Mapping[str, Any]] = {
+            "server": {"host": self.host, "port": 0},
+            "cache": {"dir": str(self.cache)},
+            "log": {"format": "json"},
+        }
+        names = [*defaults, *(name for name in self.settings if name not in defaults)]
+        return {name: {**defaults.get(name, {}), **self.settings.get(name, {})} for name in names}
+
+    def _indexes(self) -> list[Mapping[str, Any]]:
+        tables = ({"url": each} if isinstance(each, str) else each for each in self.indexes.values())
+        return [{"name": name, **table} for name, table in zip(self.indexes, tables, strict=True)]
+
+    def _started(self) -> tuple[str, int] | None:
+        for line in self.log_lines("started"):
+            return str(line["host"]), int(line["port"])
+        found = re.search(r"PIP_INDEX_URL=http://([^\s/]+):(\d+)/simple", self.stderr)
+        return (found[1], int(found[2])) if found else None
+
+    def _ended(self) -> bool:
+        return self._reader is not None and not self._reader.is_alive()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        process.wait()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _await(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not condition():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise AssertionError(
+                        f"not seen within {timeout} s; the proxy said:\n{''.join(self._lines)}"
+                    )
+                self._changed.wait(min(left, 0.1))
+
+    def _finish(self) -> None:
+        if self._process is not None:
+            self._process.wait(PATIENCE)
+        if self._reader is not None:
+            self._reader.join(PATIENCE)
+        if self._process is not None and self._process.stderr is not None:
+            self._process.stderr.close()
