@@ -19,7 +19,9 @@ from proxy.files import FileLimits, Files
 from proxy.fills import Fills
 from proxy.gateway import Gateway
 from proxy.lists import Lists
-from proxy.pages import PageLimits, Pages
+from proxy.lookups import Lookups, PageLimits
+from proxy.manifests import Manifests
+from proxy.pages import Pages
 from proxy.store import Store
 from proxy.upstream import Budget, Site, Upstream
 from proxy.web.routes import Door, Health, Listener
@@ -84,10 +86,12 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     page_limits = PageLimits(limits.page_max, limits.list_max, limits.first_byte_timeout)
     file_limits = FileLimits(limits.range_fill_max, limits.unknown_file_max, limits.first_byte_timeout)
     clock: Callable[[], float] = time.time
-    pages = Pages(sites, store, upstream, rules=rules, limits=page_limits, clock=clock)
+    manifests = Manifests(store)
+    lookups = Lookups(sites, store, upstream, manifests, rules=rules, limits=page_limits, clock=clock)
+    pages = Pages(lookups, manifests, store, rules=rules, limits=page_limits, clock=clock)
     lists = Lists(sites, fills, store, rules=rules, limits=page_limits, clock=clock)
     files = Files(pages, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
-    gateway = Gateway(pages, lists, files, fills)
+    gateway = Gateway(lookups, pages, lists, files, fills)
     rooms.push_async_callback(gateway.close)
     return store, gateway
 

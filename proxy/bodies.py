@@ -92,7 +92,7 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
     try:
         _make_parents(target)
         try:
-            os.link(source, target, follow_symlinks=False)
+            os.link(source, target)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -138,7 +138,7 @@ def open_body(room: Path, filename: str, size: int) -> BinaryIO | None:
     O_NONBLOCK: a pipe planted in its place must not block the caller.
     """
     try:
-        fd = os.open(room / filename, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(f"{room}/{filename}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             return None

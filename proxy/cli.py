@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -106,8 +107,7 @@ def flags(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
         "freshness": {"offline": arguments.offline},
     }
     given = {
-        section: {key: value for key, value in keys.items() if value is not None}
-        for section, keys in wanted.items()
+        section: {key: value for key, value in keys.items() if value is not None} for section, keys in wanted.items()
     }
     return {section: keys for section, keys in given.items() if keys}
 
@@ -142,8 +142,11 @@ def _unbound(error: OSError, host: str, port: int) -> str:
             return f"server.port: {address} is in use; stop what listens there, or choose another with --port"
         case errno.EACCES | errno.EPERM:
             return f"server.port: no permission to listen on {address}; choose a port above 1023 with --port"
-        case _:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
+        case None:
+            return str(error)
+        case number:
+            # asyncio's text repeats the address, the resolver's numbers are negative and its own.
+            reason = os.strerror(number) if number > 0 else error.strerror
             return f"server.host: cannot listen on {address}: {reason}"
 
 
@@ -196,13 +199,29 @@ def _state(directory: Path) -> str:
             raise SettingError("cache.dir", f"{directory} belongs to another user")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise SettingError("cache.dir", f"{directory} cannot be written to")
-        return "there, writable"
+        return "there, writable" if (owner := _owner(directory)) is None else f"in use by process {owner}"
     nearest = next(parent for parent in (directory, *directory.parents) if os.path.lexists(parent))
     if not nearest.is_dir():
         raise SettingError("cache.dir", f"{nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise SettingError("cache.dir", f"{directory} cannot be made in {nearest}")
     return "will be made"
+
+
+def _owner(directory: Path) -> str | None:
+    """The process that holds the directory, None when nobody does. The lock is asked for, not kept."""
+    try:
+        with open(directory / "lock", "rb") as lock:
+            # A released lock is empty. Trying for it only where a number stands keeps out of the way of a
+            # server that starts in this very moment; after a kill the number stays and the lock is free.
+            owner = lock.read(32).decode("ascii", "replace").strip()
+            if owner:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return owner if owner.isdigit() else "unknown"
+    except OSError:
+        return None
+    return None
 
 
 def _complain(line: str, code: int) -> int:

@@ -159,9 +159,9 @@ class Settings(BaseSettings):
     server: Server = Field(default_factory=Server)
     cache: Cache = Field(default_factory=Cache)
     freshness: Freshness = Field(default_factory=Freshness)
-    index: Annotated[
-        tuple[Index, ...], BeforeValidator(spelling.parse_list), AfterValidator(_indexes)
-    ] = Field(default=(), validate_default=True)
+    index: Annotated[tuple[Index, ...], BeforeValidator(spelling.parse_list), AfterValidator(_indexes)] = Field(
+        default=(), validate_default=True
+    )
     limits: Limits = Field(default_factory=Limits)
     log: Log = Field(default_factory=Log)
 

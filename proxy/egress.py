@@ -96,9 +96,7 @@ def follow(here: Destination, location: bytes) -> Destination:
     return parse(urljoin(here.url, _in_ascii(location)))
 
 
-def admit(
-    there: Destination, configured: Destination, *, proxied: bool, here: Destination | None = None
-) -> None:
+def admit(there: Destination, configured: Destination, *, proxied: bool, here: Destination | None = None) -> None:
     """Raise UpstreamFailed when a URL of this shape may not be asked for.
 
     ``configured`` is the index's own URL, ``here`` the URL that redirected, ``proxied`` is true when a

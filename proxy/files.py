@@ -23,7 +23,9 @@ from proxy.core.simple import Listed
 from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, projects_of, tag_of
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, unsatisfiable, whole_or_part
-from proxy.fills import Completed, Fill, Fills, Flights, Plan, strongest
+from proxy.fill import Completed, Fill, Plan, strongest
+from proxy.fills import Fills
+from proxy.flights import Flights
 from proxy.pages import Pages
 from proxy.store import Store
 from proxy.upstream import Reply, Upstream

@@ -10,13 +10,15 @@ from proxy.errors import Refused
 from proxy.files import Files
 from proxy.fills import Fills
 from proxy.lists import Lists
+from proxy.lookups import Lookups
 from proxy.pages import Pages
 
 
 class Gateway:
     """Answers requests; raises ProxyError for what cannot be answered."""
 
-    def __init__(self, pages: Pages, lists: Lists, files: Files, fills: Fills) -> None:
+    def __init__(self, lookups: Lookups, pages: Pages, lists: Lists, files: Files, fills: Fills) -> None:
+        self._lookups = lookups
         self._pages = pages
         self._lists = lists
         self._files = files
@@ -41,6 +43,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Cancel every fetch under way; what waits for one is told so."""
+        await self._lookups.close()
         await self._pages.close()
         await self._lists.close()
         await self._files.close()

@@ -22,8 +22,10 @@ from proxy.core.negotiation import HTML, UPSTREAM_ACCEPT, accepts
 from proxy.core.urls import list_key, tag_of
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of
-from proxy.fills import Completed, Fill, Fills, Flights, Plan
-from proxy.pages import PageLimits
+from proxy.fill import Completed, Fill, Plan
+from proxy.fills import Fills
+from proxy.flights import Flights
+from proxy.lookups import PageLimits
 from proxy.store import Store
 from proxy.upstream import Reply
 

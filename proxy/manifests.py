@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from proxy.core.simple import Listed, dump_listing, load_listing
 from proxy.core.urls import listing_key, location_of, tag_of
-from proxy.disk import Row
 from proxy.errors import StoreFailed
+from proxy.room import Row
 from proxy.store import Store
 
 Manifest = Mapping[str, Listed]

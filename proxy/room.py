@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.disk import FAILURES, MODE_BINARY, MODE_RAW, Foreign, is_unusable, open_cache
+from proxy.disk import FAILURES, MODE_BINARY, MODE_RAW, SEAL, Foreign, is_unusable, open_cache, seal
 from proxy.memory import Change, FileRow, Value
 
 log = logging.getLogger("proxy.store")
@@ -26,7 +26,7 @@ _INDEXES = (
 _SIZE = "coalesce(CAST(size AS INTEGER), 0)"  # a row that we did not write may hold anything
 _SOUND = (
     "raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
-    f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value))"
+    f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value) - {SEAL})"
     f" OR (mode = {MODE_BINARY} AND typeof(filename) = 'text' AND size >= 0))"
 )
 
@@ -107,6 +107,11 @@ class Room:
         self._cache.disk.removed = []
         return files
 
+    def written(self) -> int:
+        """Rows changed since the database was opened."""
+        changes: int = self._cache._con.total_changes
+        return changes
+
     def measure(self) -> None:
         """Read the sums that the triggers keep."""
         found = dict(self._cache._sql("SELECT key, value FROM Settings WHERE key IN ('count', 'size')"))
@@ -120,7 +125,7 @@ class Room:
         try:
             value: Value | None = self._cache.get(key)
         except Foreign:
-            log.warning("a row of %s was not written by us: dropped", self.directory.name)
+            log.warning("a row of %s was not written by us or is damaged: dropped", self.directory.name)
             self.delete([key])
             return None
         if value is not None:
@@ -147,7 +152,7 @@ class Room:
         with self._cache._transact() as (sql, _):
             found = sql(
                 "UPDATE Cache SET value = ?, tag = ? WHERE key = ? AND raw = 1 AND filename = ? AND size = ?",
-                (body.head, tag, key, body.filename, body.size),
+                (seal(body.head), tag, key, body.filename, body.size),
             ).rowcount
         if found:
             self.changes[-1] = (key, body)
@@ -183,7 +188,7 @@ class Room:
     def tagged(self, tag: str, mark: bytes) -> Iterator[tuple[str, Value]]:
         """Rows of one tag: bodies in files, and inline values that begin with ``mark``."""
         select = "SELECT key, mode, filename, value FROM Cache WHERE tag = ? AND raw = 1"
-        select += f" AND (mode = {MODE_BINARY} OR substr(value, 1, ?) = ?)"
+        select += f" AND (mode = {MODE_BINARY} OR substr(value, {SEAL + 1}, ?) = ?)"
         for key, mode, filename, value in self._cache._sql(select, (tag, len(mark), mark)).fetchall():
             try:
                 yield self._cache.disk.get(key, 1), self._cache.disk.fetch(mode, filename, value, False)

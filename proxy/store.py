@@ -91,13 +91,12 @@ class Store:
     says in a few words what fails at present. Keys are text; a room is "wheels" or "responses".
     """
 
-    def __init__(
-        self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int
-    ) -> None:
+    def __init__(self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int) -> None:
         """Use `open`."""
         self.directory = directory
         self._lock: int | None = lock
         self._limits = limits
+        self._places = {name: directory / name for name in ROOMS}
         self._table = Table(memory)
         self._workers = Workers(self._table, self._begin_sweep)
         self._evictor = Evictor(directory, self._workers, limits, min_free=min_free, flush=self.flush)
@@ -212,8 +211,9 @@ class Store:
         A row that does not decode is dropped.
         """
         value = await self._value(room, key)
-        if value is None:
-            return None
+        return None if value is None else await self._entry_in(room, key, value)
+
+    async def _entry_in(self, room: RoomName, key: str, value: Value) -> Entry | None:
         item = self._table.get(room, key)
         if item is not None and item.value is value and item.entry is not None:
             return item.entry
@@ -231,11 +231,12 @@ class Store:
         A row whose body is gone or of another size is dropped.
         """
         while (value := await self._value(room, key)) is not None:
-            entry = await self.entry(room, key)
+            # Of this very value: asked for by its key, it could be another's by now.
+            entry = await self._entry_in(room, key, value)
             if entry is None or not isinstance(value, FileRow):
                 return None
             try:
-                handle = open_body(self.directory / room, value.filename, entry.size)
+                handle = open_body(self._places[room], value.filename, entry.size)
             except OSError as error:
                 raise self._workers.failed(error, writes=False) from error
             if handle is not None:
@@ -280,7 +281,7 @@ class Store:
         return await asyncio.shield(self._spawn(self._adopt(room, spool.path, fd, kept, filename)))
 
     async def _adopt(self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str) -> Entry:
-        there = self.directory / room
+        there = self._places[room]
         try:
             if not await self._evictor.free():
                 raise StoreFailed("the disk has too little space left")

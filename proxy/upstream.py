@@ -43,6 +43,8 @@ HEAD_WITHIN = 60.0
 _STOPPING = "the proxy is shutting down"
 _OWN_ADDRESSES_FOR = 60.0
 _DRAIN_WITHIN = 1.0
+_PAUSE = (0.1, 0.5)
+_LOOK_EVERY = 1.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since"})
 _ONLY_TO_OWN_ORIGIN = frozenset({"authorization", "cookie"})
@@ -96,6 +98,10 @@ class Reply:
     length: int | None
     framed: bool
     chunks: AsyncIterator[bytes]
+
+
+# All that aiohttp raises for a body that does not go on; RuntimeError when its connection is gone.
+_BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 
 
 class Upstream:
@@ -180,7 +186,7 @@ class Upstream:
                 if not call.may_retry(failed.kind):
                     # Without its context: that would carry the URL into a traceback.
                     raise failed.failure from None
-            await asyncio.sleep(random.uniform(0.1, 0.5))
+            await asyncio.sleep(random.uniform(*_PAUSE))
 
     async def _ask(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
         site = call.site
@@ -341,7 +347,10 @@ class _Call:
     asked_again: bool = False
 
     def may_retry(self, kind: str) -> bool:
-        """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error."""
+        """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error; none when
+        ``total`` would end before it."""
+        if self.ends is not None and asyncio.get_running_loop().time() + _PAUSE[0] >= self.ends:
+            return False
         if kind == "final" or self.retries == 0 or (kind == "protocol" and self.asked_again):
             return False
         self.retries -= 1
@@ -351,9 +360,7 @@ class _Call:
     def headers_for(self, there: Destination) -> dict[str, str]:
         """Credentials of an index go to its own origin only."""
         same = there.origin == self.configured.origin
-        return {
-            name: value for name, value in self.headers.items() if same or name not in _ONLY_TO_OWN_ORIGIN
-        }
+        return {name: value for name, value in self.headers.items() if same or name not in _ONLY_TO_OWN_ORIGIN}
 
     def timeout(self) -> ClientTimeout:
         """No limit on the wait for a free connection of the pool but HEAD_WITHIN: it says nothing about the
@@ -361,9 +368,7 @@ class _Call:
         left = None
         if self.ends is not None:
             left = max(0.001, self.ends - asyncio.get_running_loop().time())
-        return ClientTimeout(
-            total=left, connect=None, sock_connect=self.budget.connect, sock_read=self.budget.idle
-        )
+        return ClientTimeout(total=left, connect=None, sock_connect=self.budget.connect, sock_read=self.budget.idle)
 
 
 @dataclass(slots=True)
@@ -559,7 +564,7 @@ async def _drain(response: ClientResponse) -> None:
     try:
         async with asyncio.timeout(_DRAIN_WITHIN):
             await response.content.read(_SMALL_BODY)
-    except (aiohttp.ClientError, HttpProcessingError, OSError):
+    except _BODY_LOST:
         response.close()
 
 
@@ -585,10 +590,10 @@ class _Chunks:
 
     async def __anext__(self) -> bytes:
         try:
-            data = await self._response.content.read(CHUNK)
+            data = await self._read()
         except TimeoutError:
             raise _passing("the body came to a stop") from None
-        except (aiohttp.ClientError, HttpProcessingError, OSError):
+        except _BODY_LOST:
             raise _passing("the body was cut") from None
         if self._missing is not None:
             self._missing -= len(data)
@@ -597,3 +602,18 @@ class _Chunks:
         if not data:
             raise StopAsyncIteration
         return data
+
+    async def _read(self) -> bytes:
+        """At most 256 KiB, b"" at the end.
+
+        When chunk framing breaks in mid-body, aiohttp's C parser closes the connection and stops the idle
+        timer, but never wakes who waits for the body: so the wait is begun anew every second, which it refuses
+        (RuntimeError) on a connection that is gone.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_EVERY) as look:
+                    return await self._response.content.read(CHUNK)
+            except TimeoutError:
+                if not look.expired():
+                    raise

@@ -75,26 +75,28 @@ class Workers:
         """Run one short job on a room. Returns when the files it let go are unlinked."""
         try:
             future = self._database.submit(self._on_thread, name, job)
-            result, unlinking = await asyncio.shield(asyncio.wrap_future(future))
+            result, wrote, unlinking = await asyncio.shield(asyncio.wrap_future(future))
             if unlinking is not None:
                 await asyncio.shield(asyncio.wrap_future(unlinking))
         except FAILURES as error:
             raise self.failed(error, writes=writes) from error
-        self._succeeded(writes)
+        self._succeeded(wrote)
         return result
 
     async def file(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run a blocking function on files. It runs to its end even when the caller is cancelled."""
-        result = await self._run(self._files, function, *arguments, **named)
-        self._succeeded(True)
-        return result
+        return await self._run(self._files, function, *arguments, **named)
 
     async def walk(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """The same on the sweep's own thread, where it may take long."""
         return await self._run(self._walker, function, *arguments, **named)
 
     def failed(self, error: BaseException, *, writes: bool) -> StoreFailed:
-        """What to raise for a foreign exception; takes note of it."""
+        """What to raise for a foreign exception; takes note of it when it is the disk's or the database's."""
+        if isinstance(error, RuntimeError):
+            return StoreFailed("the store is closed")
+        if isinstance(error, (ValueError, OverflowError)):
+            return StoreFailed("the value cannot be kept")
         because = because_of(error)
         if self.degraded is None:
             log.error("the store is degraded: %s (%s)", because, type(error).__name__)
@@ -102,23 +104,23 @@ class Workers:
         self._degraded_by_write = self._degraded_by_write or writes
         return StoreFailed(because)
 
-    def _succeeded(self, writes: bool) -> None:
-        # A full disk can still be read: only a write that works says that writing works again.
-        if self.degraded is not None and (writes or not self._degraded_by_write):
+    def _succeeded(self, wrote: bool) -> None:
+        # A full disk can still be read and unlinked from: only a commit of changed rows says that writing
+        # works again.
+        if self.degraded is not None and (wrote or not self._degraded_by_write):
             log.warning("the store works again")
             self.degraded, self._degraded_by_write = None, False
 
-    async def _run(
-        self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
-    ) -> T:
+    async def _run(self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         try:
             future = executor.submit(function, *arguments, **named)
             return await asyncio.shield(asyncio.wrap_future(future))
         except FAILURES as error:
             raise self.failed(error, writes=True) from error
 
-    def _on_thread(self, name: RoomName, job: Callable[[Room], T]) -> tuple[T, Future[None] | None]:
+    def _on_thread(self, name: RoomName, job: Callable[[Room], T]) -> tuple[T, bool, Future[None] | None]:
         room = self.rooms[name]
+        before = room.written()
         try:
             result = job(room)
             room.measure()
@@ -133,7 +135,8 @@ class Workers:
             self._post(self._table.apply, name, changes_made)
         files = room.released()
         # Submitted here, not by the caller: a caller that was cancelled would leave orphans.
-        return result, self._files.submit(remove_files, room.directory, files) if files else None
+        unlinking = self._files.submit(remove_files, room.directory, files) if files else None
+        return result, room.written() > before, unlinking
 
     def _recover(self, room: Room, name: RoomName, error: BaseException) -> None:
         try:

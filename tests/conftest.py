@@ -36,16 +36,17 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture
 def start_proxy(tmp_path: Path) -> Iterator[Callable[..., ProxyServer]]:
     """``start_proxy(upstream, **options of ProxyServer)`` runs one; the upstream is its index "test"."""
+    started: list[ProxyServer] = []
     with ExitStack() as running:
-        count = 0
 
         def start(upstream: Upstream | None = None, **options: Any) -> ProxyServer:
-            nonlocal count
-            count += 1
             options.setdefault("indexes", {} if upstream is None else {"test": upstream.url})
-            return running.enter_context(ProxyServer(tmp_path / f"proxy{count}", **options))
+            started.append(ProxyServer(tmp_path / f"proxy{len(started)}", **options))
+            return running.enter_context(started[-1])
 
         yield start
+    for proxy in started:
+        print(f"--- what the proxy in {proxy.directory} said:\n{proxy.stderr}")  # shown where a test failed
 
 
 @pytest.fixture

@@ -135,9 +135,7 @@ def test_private_is_not_loopback(text: str) -> None:
     assert not allowed(text, private=True)
 
 
-@pytest.mark.parametrize(
-    "own", ["127.0.0.1", "10.1.2.3", "fe80::7", "192.0.2.77", "::ffff:10.1.2.3", "4000::1"]
-)
+@pytest.mark.parametrize("own", ["127.0.0.1", "10.1.2.3", "fe80::7", "192.0.2.77", "::ffff:10.1.2.3", "4000::1"])
 def test_the_addresses_of_the_index_itself(own: str) -> None:
     """A page may name another host at exactly the address of its index, whatever that is."""
     assert allowed(own, own=frozenset({ip_address(own)}))

@@ -239,9 +239,7 @@ def test_corrupt_flips_one_byte(upstream: Upstream) -> None:
     upstream.index.add(big)
     upstream.script(upstream.path_of(big), Answer(corrupt=150_000))
     _, body = get(upstream, upstream.path_of(big))
-    assert [at for at, (ours, theirs) in enumerate(zip(body, big.data, strict=True)) if ours != theirs] == [
-        150_000
-    ]
+    assert [at for at, (ours, theirs) in enumerate(zip(body, big.data, strict=True)) if ours != theirs] == [150_000]
 
 
 def test_framings(upstream: Upstream, six: Distribution) -> None:

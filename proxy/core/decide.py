@@ -126,15 +126,18 @@ Outcome = Head | UpstreamFailed | Slow
 def before_upstream(request: Request, entry: Entry | None, now: float, rules: Rules) -> Before:
     """What to do with a request, given what is kept.
 
-    1. offline -> Serve whatever there is (no 404 past its time), else Refuse 503
-    2. only-if-cached -> Serve if fresh, else Refuse 504 (RFC 9111 §5.2.1.7)
-    3. Authorization or request no-store -> Pass (they are dropped on all but mounts before they get here)
-    4. no entry -> Fetch
-    5. fresh for this request, or fresh and the reload rule overrules the client -> Serve
-    6. inside stale-while-revalidate (RFC 5861 §3), no newer one asked for -> Serve, and refresh behind
-    7. it has a validator -> Revalidate
-    8. otherwise -> Fetch
+    1. an entry pinned by its hash -> Serve, whatever is asked
+    2. offline -> Serve whatever there is (no 404 past its time), else Refuse 503
+    3. only-if-cached -> Serve if fresh, else Refuse 504 (RFC 9111 §5.2.1.7)
+    4. Authorization or request no-store -> Pass (they are dropped on all but mounts before they get here)
+    5. no entry -> Fetch
+    6. fresh for this request, or fresh and the reload rule overrules the client -> Serve
+    7. inside stale-while-revalidate (RFC 5861 §3), no newer one asked for -> Serve, and refresh behind
+    8. it has a validator -> Revalidate
+    9. otherwise -> Fetch
     """
+    if rules.immutable and entry is not None:
+        return Serve("pinned by its hash", True)
     wishes = directives(request.headers.get("cache-control"))
     if rules.offline:
         return _serve_offline(entry, now, rules)
@@ -149,15 +152,13 @@ def before_upstream(request: Request, entry: Entry | None, now: float, rules: Ru
         return served
     own = assess({}, entry.head, now, rules)
     if _behind(request, entry, own, now, rules):
-        return Serve("stale, refreshing behind", False, refresh_behind=True, ttl=_left(own, rules))
+        return Serve("stale, refreshing behind", False, refresh_behind=True, ttl=_left(own))
     because = "reload asked for by the client" if own.fresh else own.because
     conditions = validators(entry.head)
     return Revalidate(because, conditions) if conditions else Fetch(f"{because}, no validator")
 
 
-def after_upstream(
-    request: Request, entry: Entry | None, outcome: Outcome, now: float, rules: Rules
-) -> After:
+def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now: float, rules: Rules) -> After:
     """What to make of the outcome. An entry is *usable* when it is fresh, or stale inside stale-if-error and
     not forbidden to be served so; a remembered 404 never is: failure is never 404.
 
@@ -203,17 +204,17 @@ def _serve_offline(entry: Entry | None, now: float, rules: Rules) -> Serve | Ref
     if entry is not None:
         own = assess({}, entry.head, now, rules)
         if own.fresh or entry.head.status not in NEGATIVE:
-            return Serve(f"offline, {own.because}", own.fresh, ttl=_left(own, rules))
+            return Serve(f"offline, {own.because}", own.fresh, ttl=_left(own))
     return Refuse("offline, and nothing is stored", 503)
 
 
 def _serve_fresh(request: Request, entry: Entry, now: float, rules: Rules) -> Serve | None:
-    """Guard 5: fresh for this request; or fresh, and the client's reload is not heeded."""
+    """Guard 6: fresh for this request; or fresh, and the client's reload is not heeded."""
     asked = assess(request.headers, entry.head, now, rules)
     if asked.fresh:
-        return Serve(asked.because, asked.age < asked.lifetime, ttl=_left(asked, rules))
+        return Serve(asked.because, asked.age < asked.lifetime, ttl=_left(asked))
     if asked.age < asked.lifetime and (ignored := _reload_ignored(request, entry, now, rules)) is not None:
-        return Serve(ignored, True, ttl=_left(asked, rules))
+        return Serve(ignored, True, ttl=_left(asked))
     return None
 
 
@@ -242,7 +243,7 @@ def _always_reloads(headers: Mapping[str, str]) -> bool:
 
 
 def _behind(request: Request, entry: Entry, own: Freshness, now: float, rules: Rules) -> bool:
-    """Guard 6. RFC 9111 §5.2.1.1: who sends max-age "does not wish to receive a stale response"; so for
+    """Guard 7. RFC 9111 §5.2.1.1: who sends max-age "does not wish to receive a stale response"; so for
     no-cache and min-fresh, and all of them only as far as the reload rule heeds them."""
     if own.fresh or own.age - own.lifetime >= grace(entry.head, rules).while_revalidate:
         return False
@@ -259,8 +260,8 @@ def _usable(entry: Entry, now: float, rules: Rules) -> bool:
     return own.fresh or own.age - own.lifetime < grace(entry.head, rules).if_error
 
 
-def _left(freshness: Freshness, rules: Rules) -> int | None:
-    return None if rules.immutable else int(freshness.lifetime - freshness.age)
+def _left(freshness: Freshness) -> int:
+    return int(freshness.lifetime - freshness.age)
 
 
 def _retry_after(head: Head, now: float) -> int | None:

@@ -95,7 +95,7 @@ def directives(value: str | None) -> Mapping[str, str | None]:
         else:
             comma = text.find(",", position)
             end = len(text) if comma < 0 else comma
-            torn = torn or '"' in text[position:end]
+            torn = torn or text.count('"', position, end) % 2 == 1
             start, position = position, end + 1
             name_only = _NAME.match(text, start, end)
             if name_only is None:

@@ -16,6 +16,7 @@ Times are seconds since the epoch, durations seconds; names in ``request_headers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ __all__ = [
     "validators",
 ]
 
-NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with FOREVER added still a four-digit year
+NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with any life added still a four-digit year
 IMMUTABLE_LIFE = 365_000_000  # seconds; the figure package registries use for files that never change
 
 # RFC 9111 §3: "the response status code is final" and understood here; 206 never (§3.3 is not implemented).
@@ -74,9 +75,10 @@ NOT_UPDATED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The verdict for one request. ``age`` is the current age (RFC 9111 §4.2.3) and ``lifetime`` the
-    freshness lifetime (§4.2.1), whole seconds. ``fresh``: may be served to this request without asking
-    upstream; with ``age >= lifetime`` that is a stale response which the client's max-stale accepts."""
+    """The verdict for one request. ``age`` is the current age (RFC 9111 §4.2.3) and ``lifetime`` the freshness
+    lifetime (§4.2.1), whole seconds, infinite for what is immutable. ``fresh``: may be served to this request
+    without asking upstream; with ``age >= lifetime`` that is a stale response which the client's max-stale
+    accepts."""
 
     age: float
     lifetime: float
@@ -181,10 +183,10 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
     said = read(head)
     age = int(current_age(said, now))
     if rules.immutable:
-        return Freshness(float(age), float(IMMUTABLE_LIFE), True, "pinned by its hash")
+        return Freshness(float(age), math.inf, True, "pinned by its hash")
     life, reason = lifetime(said, now, rules)
     wishes = _wishes(request_headers)
-    allowance = min(life + (0 if said.never_stale() else _max_stale(wishes)), FOREVER)
+    allowance = life if said.never_stale() else life + _max_stale(wishes)
     question: Any = Question({"cache-control": _shortening(wishes, age, allowance)})
     view = StatedLife(allowance, keep=True).apply(_view(said))
     fresh = _controller(Slot(view)).cached_request(question) is not False
@@ -243,9 +245,7 @@ def refreshed(head: Head, not_modified: Head) -> Head:
     if not _same_tag(stored.fields.get("etag"), said.fields.get("etag")):
         excluded |= {"etag", "last-modified"}
     changes = {
-        name: value
-        for name, value in said.fields.items()
-        if name not in excluded and not name.startswith("content-")
+        name: value for name, value in said.fields.items() if name not in excluded and not name.startswith("content-")
     }
     lines = Lines(tuple(line for line in head.headers if line[0].lower() not in ("date", "age")))
     question: Any = Question({})

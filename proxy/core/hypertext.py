@@ -41,7 +41,8 @@ _TOKEN = re.compile(
     < (?: (?P<kept> (?: a | base | meta ) BREAK (?: ATTRIBUTE ){0,LIMIT}+ ) [^>]*+ (?P<end> >?+ )
     | (?P<raw> script | style | textarea | title ) BREAK .*? (?: </(?P=raw) BREAK | \Z )
     | !-- (?: -?> | .*? (?: --!?> | \Z ) )
-    | /?+ [a-z] [^ZZ/>]*+ (?: ATTRIBUTE )*+ [^>]*+ >?+ )
+    | /?+ [a-z] [^ZZ/>]*+ (?: ATTRIBUTE )*+ [^>]*+ >?+
+    | [!/?] [^>]*+ >?+ )
     """.replace(
         b"ATTRIBUTE",
         rb"""[ZZ/]*+ [^ZZ/>] [^ZZ/>=]*+
@@ -62,7 +63,7 @@ _OUTER_SPACE = re.compile(r"^[\0- ]+|[\0- ]+$|[\t\n\r]")
 _FRAGMENT_HASH = re.compile(r"(?:^|&)([A-Za-z0-9_-]+)=([0-9A-Fa-f]{32,})(?=&|$)")
 _TEXT_KEYS = {
     "data-requires-python": "requires-python",
-    "data-upload-time": "upload-time",  # in no PEP, but some mirrors say it and uv reads it
+    "data-upload-time": "upload-time",  # in no PEP, but some mirrors say it
 }
 _METADATA_KEYS = {"data-core-metadata": "core-metadata", "data-dist-info-metadata": "dist-info-metadata"}
 _TEXT_ITEMS = tuple(_TEXT_KEYS.items())
@@ -76,7 +77,7 @@ def absolute(link: str, base: str) -> str | None:
     """The http(s) URL that a link on a page means, without its fragment; None when it means none.
 
     An absolute URL keeps the page's own spelling, except for characters that no URL may hold (RFC 3986 §2):
-    these are percent-encoded, as every client does.
+    these are percent-encoded.
     """
     link = link.partition("#")[0]
     if _PLAIN_URL.fullmatch(link):
@@ -209,9 +210,7 @@ def write(document: Mapping[str, Any]) -> bytes:
         *(f'<meta name="pypi:{name}" content="{_escaped(content)}">\n' for name, content in _metas(document)),
         f"<title>{title}</title>\n</head>\n<body>\n<h1>{title}</h1>\n",
     ]
-    for file in document["files"]:
-        attributes = "".join([f' {name}="{_escaped(value)}"' for name, value in _attributes(file)])
-        parts.append(f"<a{attributes}>{_escaped(file['filename'])}</a><br>\n")
+    parts += map(_anchor, document["files"])
     parts.append("</body>\n</html>\n")
     return "".join(parts).encode("utf-8")
 
@@ -230,38 +229,38 @@ def _metas(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((name, location) for location in locations if isinstance(location, str))
 
 
-def _attributes(file: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The attributes of a file's anchor, not yet escaped."""
+def _anchor(file: Mapping[str, Any]) -> str:
+    """One file's line. Pages have up to 200,000 of them: what is absent costs a look-up and no more."""
     pin = _one_hash(file.get("hashes"))
-    found = [("href", f"{file['url']}#{pin}" if pin else file["url"])]
+    line = f'<a href="{_escaped(file["url"] + "#" + pin if pin else file["url"])}"'
     for name, key in _TEXT_ITEMS:
         if isinstance(text := file.get(key), str):
-            found.append((name, text))
+            line += f' {name}="{_escaped(text)}"'
     if yanked := file.get("yanked"):
-        found.append(("data-yanked", yanked if isinstance(yanked, str) else ""))
+        line += f' data-yanked="{_escaped(yanked) if isinstance(yanked, str) else ""}"'
     if (metadata := advertised(file)) is not None:
         # PEP 714: both names, for clients older than it.
-        pin = _one_hash(metadata) or "true"
-        found += (("data-core-metadata", pin), ("data-dist-info-metadata", pin))
+        pin = _escaped(_one_hash(metadata) or "true")
+        line += f' data-core-metadata="{pin}" data-dist-info-metadata="{pin}"'
     if isinstance(signed := file.get("gpg-sig"), bool):
-        found.append(("data-gpg-sig", "true" if signed else "false"))
+        line += f' data-gpg-sig="{"true" if signed else "false"}"'
     if isinstance(provenance := file.get("provenance"), str):
-        found.append(("data-provenance", provenance))
+        line += f' data-provenance="{_escaped(provenance)}"'
     for key in file:
         if key[:6] == "_data-" and _UNKNOWN_KEY.fullmatch(key) and isinstance(file[key], str):
-            found.append((key[1:], file[key]))
-    return found
+            line += f' {key[1:]}="{_escaped(file[key])}"'
+    return f"{line}>{_escaped(file['filename'])}</a><br>\n"
 
 
 def _one_hash(hashes: object) -> str | None:
     """``algorithm=digest`` of the hash to show where there is room for one: sha256, else the first."""
     if not isinstance(hashes, dict):
         return None
-    for name in ("sha256", *hashes):
-        digest = hashes.get(name)
-        if digest and isinstance(digest, str):
-            return f"{name}={digest}"
-    return None
+    sha256 = hashes.get("sha256")
+    if sha256 and isinstance(sha256, str):
+        return f"sha256={sha256}"
+    named = (f"{name}={digest}" for name, digest in hashes.items() if digest and isinstance(digest, str))
+    return next(named, None)
 
 
 def _escaped(text: str) -> str:

@@ -38,7 +38,7 @@ def _weighted(field: str) -> tuple[tuple[str, float], ...]:
     """
     found = []
     for element in _ELEMENT.findall(field.lower()):
-        value, *parameters = (part.strip() for part in _PARAMETER.findall(element))
+        value, *parameters = [part.strip() for part in _PARAMETER.findall(element)] or [""]
         weight = "1"
         for parameter in parameters:
             name, _, setting = (part.strip() for part in parameter.partition("="))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import assert_never
 
 from proxy.core.conditions import Prefix, Span, Suffix
 
@@ -18,6 +19,8 @@ def spelled(asked: Span | Prefix | Suffix) -> str:
             return f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
         case Suffix(length):
             return f"bytes=-{length}"
+        case _:
+            assert_never(asked)
 
 
 def within(asked: Span | Prefix | Suffix, size: int) -> Span | None:
@@ -29,6 +32,8 @@ def within(asked: Span | Prefix | Suffix, size: int) -> Span | None:
             stop = size if end is None else min(end, size)
         case Span(start, end):
             stop = min(end, size)
+        case _:
+            assert_never(asked)
     return Span(start, stop) if start < stop else None
 
 

@@ -36,6 +36,9 @@ _SDIST_SUFFIXES = (
     ".deb",
     ".dmg",
 )
+# A name, an IPv4 address, or an IPv6 address without its brackets. What egress refuses, and what an URL parser could
+# read in two ways (an escape, a backslash, a zone), is no host here.
+_HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SPLITS_LIMIT = 8
 
@@ -96,7 +99,7 @@ def _canonical(host: str, path: list[str]) -> str:
 
 def link_of(url: str) -> str:
     """The part of a local file path behind ``/files/{index}/``: the URL's own spelling, without its scheme and
-    query. Raises ValueError for a URL that has no place below a path (userinfo, no host, no file name)."""
+    query. Raises ValueError for a URL that has no place below a path (userinfo, no plain host, no file name)."""
     parts = urlsplit(url)
     if (
         parts.scheme not in _DEFAULT_PORTS
@@ -105,18 +108,24 @@ def link_of(url: str) -> str:
         or parts.password is not None
     ):
         raise ValueError("not a plain http URL")
-    host = parts.hostname.lower()
+    host = parts.hostname
+    if not _HOST.fullmatch(host):
+        raise ValueError("not a host")
     if ":" in host:
         host = f"%5B{host}%5D"
     if parts.port is not None and parts.port != _DEFAULT_PORTS[parts.scheme]:
         host = f"{host}:{parts.port}"
     # An empty segment (`a//b`) would be refused by the front gate: it gets the spelling of an escaped slash.
-    segments = [
-        "%252F" if segment == "" else _HAZARDS.sub(r"%25\1", segment) for segment in parts.path.split("/")[1:]
-    ]
-    if not segments or any(unquote(segment) in (".", "..", "") for segment in segments):
+    # Hazards are looked for after quoting: a bare backslash is one only then.
+    segments = [_HAZARDS.sub(r"%25\1", _quoted(segment)) or "%252F" for segment in parts.path.split("/")[1:]]
+    if parts.path.endswith("/") or not segments or any(unquote(segment) in (".", "..") for segment in segments):
         raise ValueError("not a path to a file")
-    return quote("/".join([host, *segments]), safe="/%:!$&'()*+,;=@~")
+    return "/".join([host, *segments])
+
+
+def _quoted(segment: str) -> str:
+    """A segment with what no URL may hold escaped (RFC 3986 §3.3), and everything else as it is spelled."""
+    return quote(segment, safe="%:!$&'()*+,;=@~")
 
 
 def location_of(url: str) -> str:

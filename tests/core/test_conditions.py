@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.conditions import (
@@ -148,6 +148,7 @@ SPECS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(SPECS, st.one_of(st.none(), st.integers(0, 40)))
 def test_spans_lie_inside(value: str, size: int | None) -> None:
     """Whatever is asked: no exception, no empty span, none that reaches beyond the body."""
@@ -165,6 +166,7 @@ def test_spans_lie_inside(value: str, size: int | None) -> None:
             pass
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40))
 def test_known_and_unknown_sizes_agree(start: int, length: int, size: int) -> None:
     """A Prefix cut to the size that is learned later is the Span that would have been given at once."""

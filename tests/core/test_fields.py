@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.fields import (
@@ -81,6 +81,7 @@ def test_refuses_every_other_date(value: str | None) -> None:
     assert parse_date(value, IN_2026) is None
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=-62_135_596_800, max_value=253_402_300_799))
 def test_dates_survive_a_round_trip(seconds: int) -> None:
     """What is generated is an IMF-fixdate, over all years with four digits."""
@@ -145,6 +146,7 @@ def test_reads_directives(value: str | None, expected: dict[str, str | None]) ->
     assert dict(directives(value)) == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='ab=", \\-1\t;ä', max_size=60))
 def test_directives_never_raise(value: str) -> None:
     """A field value is anything an upstream cares to send."""

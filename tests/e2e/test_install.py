@@ -34,9 +34,7 @@ KINDS: dict[str, Callable[[Index], object]] = {
 def chain(upstream: Upstream) -> list[Distribution]:
     """Three wheels, each of which needs the next, and versions that must not be chosen."""
     made = [wheel("top", requires=["middle"]), wheel("middle", requires=["leaf>=1"]), wheel("leaf")]
-    upstream.index.add(
-        *made, wheel("leaf", "2.0", yanked="broken"), wheel("top", "9.0", requires_python=">=99")
-    )
+    upstream.index.add(*made, wheel("leaf", "2.0", yanked="broken"), wheel("top", "9.0", requires_python=">=99"))
     return made
 
 
@@ -130,9 +128,7 @@ def test_install_while_the_upstream_dies(
     assert upstream.stopping
 
 
-def test_install_an_sdist(
-    installer: Installer, upstream: Upstream, start_proxy: StartProxy, fresh: MakeFresh
-) -> None:
+def test_install_an_sdist(installer: Installer, upstream: Upstream, start_proxy: StartProxy, fresh: MakeFresh) -> None:
     """A source distribution comes through, builds, and is kept."""
     made = sdist("only.source", "2.5")
     upstream.index.add(made)

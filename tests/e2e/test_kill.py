@@ -63,9 +63,7 @@ def no_orphans(proxy: ProxyServer, files: list[Distribution]) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills(
-    upstream: Upstream, blobs: list[Distribution], start_proxy: Callable[..., ProxyServer]
-) -> None:
+def test_twenty_kills(upstream: Upstream, blobs: list[Distribution], start_proxy: Callable[..., ProxyServer]) -> None:
     """Each time: starts, sweeps, serves all it had, downloads what was cut, accounts for every byte."""
     proxy = start_proxy(upstream)
     for number, file in enumerate(blobs):

@@ -44,9 +44,7 @@ def said(client: Client) -> str:
 
 
 @pytest.mark.slow
-def test_fifty_clients_one_upstream_request(
-    upstream: Upstream, start_proxy: Callable[..., ProxyServer]
-) -> None:
+def test_fifty_clients_one_upstream_request(upstream: Upstream, start_proxy: Callable[..., ProxyServer]) -> None:
     """50 processes follow one fill of 200 MB; the upstream rests until all have begun: all overlap."""
     file = blob("big", size=200 * MIB)
     upstream.index.add(file)

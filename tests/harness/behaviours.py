@@ -131,9 +131,7 @@ def redirect(location: str, status: int = 302) -> Answer:
 
 def busy(status: int = 503, retry_after: int | str | None = None) -> Answer:
     """429 or 503, and when to come again."""
-    headers = {"Content-Type": "text/plain"} | (
-        {} if retry_after is None else {"Retry-After": str(retry_after)}
-    )
+    headers = {"Content-Type": "text/plain"} | ({} if retry_after is None else {"Retry-After": str(retry_after)})
     return Answer(status=status, body=b"busy", headers=headers, without=("ETag", "Cache-Control"))
 
 

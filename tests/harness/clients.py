@@ -115,8 +115,7 @@ def uv_lock(fresh: Fresh, index_url: str, *requirements: str, extra: Words = ())
     project = fresh.directory / "project"
     project.mkdir(exist_ok=True)
     (project / "pyproject.toml").write_text(
-        '[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.11"\n'
-        f"dependencies = {list(requirements)}\n"
+        f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = {list(requirements)}\n'
     )
     command: list[str | Path] = [uv.find_uv_bin(), "lock", "--default-index", index_url, *extra]
     return run(command, fresh.environment, cwd=project)

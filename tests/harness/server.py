@@ -69,6 +69,7 @@ class ProxyServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
+        self._forgotten = 0
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:
@@ -86,7 +87,8 @@ class ProxyServer:
         config = self.directory / "config.toml"
         config.write_text(toml(self._settings(), self._indexes()))
         with self._changed:
-            self._lines = []
+            self._lines.clear()
+            self._forgotten = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "serve", "--config", str(config), *self.arguments],
             cwd=ROOT,
@@ -156,7 +158,9 @@ class ProxyServer:
     def log_lines(self, event: str | None = "request") -> list[Line]:
         """The JSON log lines of one event, or of all; lines that are no JSON are left out."""
         lines = []
-        for text in self.stderr.splitlines():
+        with self._changed:
+            remembered = self._lines[self._forgotten :]
+        for text in remembered:
             with contextlib.suppress(ValueError):
                 line = json.loads(text)
                 if isinstance(line, dict) and event in (None, line.get("event")):
@@ -168,9 +172,9 @@ class ProxyServer:
         return [line for line in self.log_lines() if str(line.get("path", "")).startswith(prefix)]
 
     def forget(self) -> None:
-        """Empties the log read so far."""
+        """From here on ``log_lines`` begins with what comes next; ``stderr`` keeps everything."""
         with self._changed:
-            self._lines = []
+            self._forgotten = len(self._lines)
 
     def wait_for_log(self, condition: Condition, timeout: float = PATIENCE) -> list[Line]:
         """The log lines of all events, once the condition holds for them. AssertionError at the end."""
@@ -242,9 +246,7 @@ class ProxyServer:
             while not condition():
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise AssertionError(
-                        f"not seen within {timeout} s; the proxy said:\n{''.join(self._lines)}"
-                    )
+                    raise AssertionError(f"not seen within {timeout} s; the proxy said:\n{''.join(self._lines)}")
                 self._changed.wait(min(left, 0.1))
 
     def _finish(self) -> None:

@@ -1,0 +1,270 @@
+"""One body on its way: written to a spool file, read by its followers as it grows.
+
+Of a body that will be kept, the last 64 KiB stay hidden until length and hash agree: a follower of a wrong body
+is cut before its end and can never take it for complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+from proxy.answer import Piece
+from proxy.bodies import Spool
+from proxy.core.messages import Head
+from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
+from proxy.store import Store
+from proxy.upstream import Reply, Upstream
+
+HOLD_BACK = 64 * 1024
+_STRENGTH = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha3_512", "sha224", "sha1", "md5")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a finished body turned out to be; ``verified`` when a listed hash was checked."""
+
+    head: Head
+    size: int
+    sha256: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one body is fetched.
+
+    ``judge`` looks at the reply's head and raises what it means if it is no body to keep; it returns the offset
+    of the body's first byte (0, or the start of a 206) and the whole body's size if known. ``keep`` receives the
+    spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
+    taken when nothing declares a size.
+    """
+
+    key: str
+    index: str
+    url: str
+    judge: Callable[[Reply], tuple[int, int | None]]
+    keep: Callable[[Spool, Completed], Awaitable[object]] | None
+    pool: Literal["page", "file"] = "file"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 5 * 2**30
+
+
+def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:
+    """The hash to check: algorithm and hex digest, the strongest that hashlib always has; None when there is none."""
+    return next(((name, hashes[name]) for name in _STRENGTH if name in hashes), None)
+
+
+class Fill:
+    """One body on its way. Followers call ``ready`` once and then ``beyond`` until it returns None."""
+
+    def __init__(self, plan: Plan, store: Store, upstream: Upstream) -> None:
+        self.plan = plan
+        self.head: Head | None = None
+        self.base = 0
+        self.size: int | None = plan.size
+        self.failure: UpstreamFailed | None = None
+        self.completed: Completed | None = None
+        self.followers = 0
+        self.settled = False
+        self._store = store
+        self._upstream = upstream
+        self._received = 0
+        self._visible = 0
+        self._changed = asyncio.Event()
+        self._spool: Spool | None = None
+        # (offset of the first byte in the body, file): a second one only when the cache's disk failed half-way.
+        self._segments: list[tuple[int, BinaryIO]] = []
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the body goes into the store if it proves itself."""
+        return self._spool is not None and len(self._segments) == 1
+
+    # -- followers -------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Return once a byte may be shown or the body is complete; raise UpstreamFailed if it will not come."""
+        while self._visible == 0 and self.completed is None:
+            await self._change()
+
+    async def complete(self) -> Completed:
+        """Return once the whole body is verified; raise UpstreamFailed if it will not be."""
+        while self.completed is None:
+            await self._change()
+        return self.completed
+
+    async def beyond(self, offset: int) -> Piece | None:
+        """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
+        while offset >= self.base + self._visible:
+            if self.completed is not None:
+                return None
+            await self._change()
+        within = offset - self.base
+        for position, (start, file) in reversed(list(enumerate(self._segments))):
+            if within >= start:
+                last = position == len(self._segments) - 1
+                end = self._visible if last else min(self._visible, self._segments[position + 1][0])
+                return Piece(file, within - start, end - within)
+        raise UpstreamFailed("the bytes asked for lie before the part that is fetched")
+
+    def close(self) -> None:
+        """One follower less."""
+        self.followers -= 1
+        self._release()
+
+    async def _change(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        # Every waiter holds the old event; swapping it before they run means that none of them can miss a later
+        # change or see an earlier one twice.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _release(self) -> None:
+        if self.settled and self.followers <= 0:
+            for _, file in self._segments:
+                file.close()
+            self._segments.clear()
+
+    # -- the fetch -------------------------------------------------------------------------------------------
+
+    async def run(self, extra_headers: Mapping[str, str]) -> None:
+        """Fetch, verify, keep. Never raises but CancelledError: what goes wrong is told to the followers."""
+        try:
+            plan = self.plan
+            headers = {**plan.headers, **extra_headers}
+            async with self._upstream.open(plan.index, plan.url, pool=plan.pool, headers=headers) as reply:
+                self.base, whole = plan.judge(reply)
+                self.size = self._agreed_size(whole)
+                self.head = reply.head
+                digests = await self._receive(reply)
+            self.completed = self._verified(digests)
+            self._visible = self._received
+            self._tell()
+            await self._keep()
+        except UpstreamFailed as failure:
+            self._fail(failure)
+        except StoreFailed:
+            if self.completed is None:
+                self._fail(UpstreamFailed("no place to put the body", status=503, retry_after=2))
+        except OSError:
+            self._fail(UpstreamFailed("no place to put the body", status=503, retry_after=2))
+        except asyncio.CancelledError:
+            self._fail(UpstreamFailed("the proxy is shutting down", status=503, retry_after=2))
+            raise
+        finally:
+            if self._spool is not None:
+                await asyncio.shield(self._store.discard(self._spool))
+            self.settled = True
+            self._release()
+
+    def _fail(self, failure: UpstreamFailed) -> None:
+        if self.completed is None:
+            self.failure = failure
+            self._tell()
+
+    def _agreed_size(self, declared: int | None) -> int | None:
+        listed = self.plan.size
+        if listed is not None and declared is not None and listed != declared:
+            raise WrongBody("the upstream's file has another size than its page lists")
+        return listed if listed is not None else declared
+
+    async def _receive(self, reply: Reply) -> _Digests:
+        digests = _Digests(strongest(self.plan.hashes))
+        limit = self.size - self.base if self.size is not None else self.plan.limit
+        await self._open_spool(self.size)
+        async for chunk in reply.chunks:
+            if self._received + len(chunk) > limit:
+                raise WrongBody("the upstream's body is longer than it may be")
+            await asyncio.to_thread(self._write, chunk, digests)
+            self._received += len(chunk)
+            hidden = HOLD_BACK if self.plan.keep is not None else 0
+            if self._received - hidden > self._visible:
+                self._visible = self._received - hidden
+                self._tell()
+        if self.plan.keep is not None:
+            if self.size is not None and self._received != self.size:
+                raise WrongBody("the upstream's body ended early")
+            if self.size is None and not reply.framed:
+                raise WrongBody("the upstream's body has no length that could prove it whole")
+        return digests
+
+    async def _open_spool(self, size: int | None) -> None:
+        """A spool in the cache; or, when the cache has no room or no working disk, one that is thrown away."""
+        if self.plan.keep is not None and self._store.has_room(size or 0):
+            try:
+                self._spool = await self._store.spool()
+            except StoreFailed:
+                self._spool = None
+        if self._spool is not None:
+            file: BinaryIO = os.fdopen(os.dup(self._spool.fd), "r+b", buffering=0)
+        else:
+            file = _throwaway()
+        self._segments.append((0, file))
+
+    def _write(self, chunk: bytes, digests: _Digests) -> None:
+        """Runs in a thread: both the write and the hash release the GIL."""
+        digests.update(chunk)
+        view = memoryview(chunk)
+        at = self._received
+        while view:
+            start, file = self._segments[-1]
+            try:
+                written = os.pwrite(file.fileno(), view, at - start)
+            except OSError:
+                # The cache's disk is full or failing: the rest of this body goes where temporary files go, so
+                # that the followers get it; nothing is kept (rule 8).
+                if self._spool is None or len(self._segments) > 1:
+                    raise
+                self._segments.append((at, _throwaway()))
+                continue
+            view = view[written:]
+            at += written
+
+    def _verified(self, digests: _Digests) -> Completed:
+        assert self.head is not None
+        if digests.listed is not None and digests.listed[1] != digests.pinned():
+            raise WrongBody("the upstream's body does not have the hash its page lists")
+        return Completed(self.head, self._received, digests.sha256(), verified=digests.listed is not None)
+
+    async def _keep(self) -> None:
+        if self.plan.keep is None or self._spool is None or len(self._segments) > 1:
+            return
+        assert self.completed is not None
+        await self.plan.keep(self._spool, self.completed)
+
+
+def _throwaway() -> BinaryIO:
+    """A nameless file where temporary files go; it is gone when it is closed."""
+    return tempfile.TemporaryFile(buffering=0)
+
+
+class _Digests:
+    """sha256 of everything (it is the ETag), and the listed hash when that is another one."""
+
+    def __init__(self, listed: tuple[str, str] | None) -> None:
+        self.listed = listed
+        self._sha256 = hashlib.sha256()
+        self._other = hashlib.new(listed[0]) if listed is not None and listed[0] != "sha256" else None
+
+    def update(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        if self._other is not None:
+            self._other.update(chunk)
+
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def pinned(self) -> str:
+        return self._other.hexdigest() if self._other is not None else self.sha256()

@@ -1,0 +1,54 @@
+"""The values that flow: header lookup, and Cache-Status as RFC 9211 words it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from proxy.core.messages import CacheStatus, Entry, Head, Headers, combined
+
+HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encoding"), ("X-Empty", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("vary", "Accept, Accept-Encoding"), ("VARY", "Accept, Accept-Encoding"), ("etag", '"1"'), ("x-empty", ""), ("age", None)],
+)
+def test_header(name: str, value: str | None) -> None:
+    """RFC 9110 §5.1 and §5.2: names without case, values of one name joined in order."""
+    assert combined(HEADERS, name) == Head(200, HEADERS, 1.0, 2.0).header(name) == value
+
+
+@pytest.mark.parametrize(
+    ("status", "value"),
+    [
+        (CacheStatus("moved", ""), "pip-cache-proxy"),
+        (CacheStatus("hit", "fresh", hit=True, ttl=600), 'pip-cache-proxy; hit; ttl=600; detail="fresh"'),
+        (CacheStatus("stale", "late", hit=True, ttl=-5), 'pip-cache-proxy; hit; ttl=-5; detail="late"'),
+        (CacheStatus("hit", "now", hit=True, ttl=0), 'pip-cache-proxy; hit; ttl=0; detail="now"'),
+        (
+            CacheStatus("miss", "not cached", forward="uri-miss", forward_status=200, stored=True, collapsed=True),
+            'pip-cache-proxy; fwd=uri-miss; fwd-status=200; stored; collapsed; detail="not cached"',
+        ),
+        (
+            CacheStatus("revalidated", "unchanged", forward="stale", forward_status=304),
+            'pip-cache-proxy; fwd=stale; fwd-status=304; detail="unchanged"',
+        ),
+    ],
+)
+def test_cache_status(status: CacheStatus, value: str) -> None:
+    """RFC 9211 §2: one list member with parameters, in RFC 8941 syntax."""
+    assert status.header() == value
+    parameter = r'; [a-z-]+(=([a-z-]+|-?[0-9]+|"[^"\\]*"))?'
+    assert re.fullmatch(rf"pip-cache-proxy({parameter})*", value)
+
+
+def test_values_are_frozen() -> None:
+    """What flows between rooms cannot be changed on the way."""
+    head = Head(200, (), 1.0, 2.0)
+    entry = Entry("key", "tag", "https://example.com/a.whl", head, "", 0, "")
+    for value, name in ((head, "status"), (entry, "key")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, None)

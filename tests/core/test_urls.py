@@ -1,0 +1,365 @@
+"""Addresses: tables of paths and names, and laws that hold for every URL a page could list."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urljoin
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.core import urls
+from proxy.core.messages import FileTarget, ListTarget, Moved, NotHere, PageTarget, Target
+from proxy.core.urls import link_of, location_of, parse_target, projects_of, usable_name
+from proxy.web.gate import admit
+
+INDEXES = ("main", "extra")
+DEEP = "../../../"
+
+
+def parsed(path: str) -> Target:
+    """The target of a raw path, with "main" as the default of two indexes."""
+    return parse_target(path, INDEXES, "main")
+
+
+def requested(link: str) -> Target:
+    """The target of a link's place below ``/files/main/``, after the front gate has let it in."""
+    path = f"/files/main/{link}"
+    admit("GET", path, (1, 1), {}, ())
+    return parsed(path)
+
+
+# --- pages and lists
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/simple/", ListTarget("main", "../")),
+        ("/index/main/simple/", ListTarget("main", DEEP)),
+        ("/index/extra/simple/", ListTarget("extra", DEEP)),
+        ("/simple", Moved("simple/")),
+        ("/index/extra/simple", Moved("simple/")),
+        ("/simple/six/", PageTarget("main", "six", "../../")),
+        ("/index/extra/simple/six/", PageTarget("extra", "six", f"../{DEEP}")),
+        ("/simple/six", Moved("six/")),
+        ("/simple/Zope.Interface", Moved("zope-interface/")),
+        ("/simple/Zope.Interface/", Moved("../zope-interface/")),
+        ("/simple/zope%2Dinterface/", Moved("../zope-interface/")),
+        ("/index/extra/simple/Zope__Interface/", Moved("../zope-interface/")),
+        ("/simple/a/", PageTarget("main", "a", "../../")),
+        ("/simple/7z/", PageTarget("main", "7z", "../../")),
+    ],
+)
+def test_pages(path: str, expected: Target) -> None:
+    """Lists, pages, and the one spelling that others are sent to."""
+    assert parsed(path) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["-six", "six-", "_", ".", "..", "%2e%2e", "six%20", "six%0A", "six%2F..", "s%00x", "sıx", "%C5%BFix", "%E2%84%AAv"],
+)
+@pytest.mark.parametrize("form", ["/simple/{}", "/simple/{}/", "/index/extra/simple/{}/"])
+def test_no_project_names(name: str, form: str) -> None:
+    """What PEP 508 does not call a name is 404, in every place where a name may stand."""
+    assert parsed(form.format(name)) == NotHere("not a project name")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/unknown",
+        "/simple/six/x",
+        "/simple/six//",
+        "/SIMPLE/",
+        "simple/",
+        "//simple/",
+        "/index/",
+        "/index/other/simple/",
+        "/index/main/",
+        "/index/main/json/six/",
+        "/files",
+        "/files/main",
+        "/files/main/",
+        "/files/main/example.com",
+        "/files/main/example.com/",
+        "/files/main/example.com/a/",
+        "/files/main//a.whl",
+        "/files/other/example.com/a.whl",
+    ],
+)
+def test_unknown_paths(path: str) -> None:
+    """Nothing else is served."""
+    assert parsed(path) == NotHere("no such path")
+
+
+@given(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True), st.booleans(), st.booleans())
+def test_every_name_leads_to_one_page(name: str, slash: bool, deep: bool) -> None:
+    """A relative redirect from any spelling ends at the page, below a sub-path too, and there it ends."""
+    below = "/index/extra/simple/" if deep else "/simple/"
+    path = f"{below}{name}{'/' if slash else ''}"
+    target = parsed(path)
+    if isinstance(target, Moved):
+        path = urljoin(f"http://example.com/mirror{path}", target.location).removeprefix("http://example.com/mirror")
+        target = parsed(path)
+    assert isinstance(target, PageTarget)
+    assert path == f"{below}{target.project}/"
+    assert target.project == urls.normalise_project(name) == urls.normalise_project(target.project)
+    # The way up leads to the root, from where `files/` is found.
+    assert urljoin(f"http://example.com/mirror{path}", f"{target.up}files/") == "http://example.com/mirror/files/"
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/files/main/example.com/p/a-1.whl", FileTarget("main", "example.com/p/a-1.whl", False)),
+        ("/files/extra/example.com/a-1.whl", FileTarget("extra", "example.com/a-1.whl", False)),
+        ("/files/main/example.com/a-1.whl.metadata", FileTarget("main", "example.com/a-1.whl", True)),
+        ("/files/main/example.com/a-1.whl%2Emetadata", FileTarget("main", "example.com/a-1.whl", True)),
+        ("/files/main/example.com%3A8080/a.whl", FileTarget("main", "example.com:8080/a.whl", False)),
+        ("/files/main/EXAMPLE.com/A.whl", FileTarget("main", "example.com/A.whl", False)),
+        ("/files/main/%5B::1%5D:8080/a.whl", FileTarget("main", "[::1]:8080/a.whl", False)),
+        ("/files/main/example.com/a%2B1.whl", FileTarget("main", "example.com/a%2B1.whl", False)),
+        ("/files/main/example.com/a+1.whl", FileTarget("main", "example.com/a%2B1.whl", False)),
+        ("/files/main/example.com/%61%7e.whl", FileTarget("main", "example.com/a~.whl", False)),
+        ("/files/main/example.com/%ff.whl", FileTarget("main", "example.com/%FF.whl", False)),
+    ],
+)
+def test_files(path: str, expected: Target) -> None:
+    """Spellings that RFC 3986 §6.2.2 (and pip) takes for one another are one location."""
+    assert parsed(path) == expected
+
+
+@pytest.mark.parametrize("name", [".hidden", ".metadata", "a%0Ab.whl", "a%7Fb.whl", "a%E2%80%A8b.whl", "a%5Cb", "a" * 256])
+def test_no_file_names(name: str) -> None:
+    """A name that no file may have is not served."""
+    assert parsed(f"/files/main/example.com/{name}") == NotHere("not a file name")
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("six-1.16.0-py2.py3-none-any.whl", True),
+        ("a" * 255, True),
+        ("a" * 256, False),
+        ("ä" * 128, False),
+        ("naïve 1+2.tar.gz", True),
+        ("", False),
+        (".", False),
+        ("a/b", False),
+        ("a\\b", False),
+        ("a\0b", False),
+        ("a\u202eb", False),
+        ("a\ud800b", False),
+    ],
+)
+def test_usable_names(name: str, usable: bool) -> None:
+    """What the store may write to disk; its length counts in bytes."""
+    assert usable_name(name) is usable
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("https://example.com/p/a-1.whl", "example.com/p/a-1.whl"),
+        ("HTTPS://Example.COM:443/a.whl", "example.com/a.whl"),
+        ("http://example.com:80/a.whl", "example.com/a.whl"),
+        ("http://example.com:/a.whl", "example.com/a.whl"),
+        ("http://example.com:443/a.whl", "example.com:443/a.whl"),
+        ("http://[2001:DB8::1]:8080/a.whl", "%5B2001:db8::1%5D:8080/a.whl"),
+        ("https://example.com/a.whl?token=1#sha256=0", "example.com/a.whl"),
+        ("https://example.com/a+1.whl", "example.com/a+1.whl"),
+        ("https://example.com/a%2b1.whl", "example.com/a%2b1.whl"),
+        ("https://example.com/a b/ä.whl", "example.com/a%20b/%C3%A4.whl"),
+        ("https://example.com/a%2Fb/c%5cd.whl", "example.com/a%252Fb/c%255cd.whl"),
+        ("https://example.com/a\\b\0.whl", "example.com/a%255Cb%2500.whl"),
+        ("https://example.com/a//b.whl", "example.com/a/%252F/b.whl"),
+        ("https://example.com//b.whl", "example.com/%252F/b.whl"),
+        ("https://example.com/100%.whl", "example.com/100%.whl"),
+        ('https://example.com/"<a>".whl', "example.com/%22%3Ca%3E%22.whl"),
+    ],
+)
+def test_links(url: str, link: str) -> None:
+    """A link is the URL's own spelling, with only that changed which the front gate would refuse."""
+    assert link_of(url) == link
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "a.whl",
+        "/a.whl",
+        "//example.com/a.whl",
+        "ftp://example.com/a.whl",
+        "file:///a.whl",
+        "javascript:alert(1)",
+        "data:,a.whl",
+        "https:///a.whl",
+        "https://:80/a.whl",
+        "https://user@example.com/a.whl",
+        "https://user:secret@example.com/a.whl",
+        "https://@example.com/a.whl",
+        "https://example.com",
+        "https://example.com/",
+        "https://example.com/a/",
+        "https://example.com/?a.whl",
+        "https://example.com/./a.whl",
+        "https://example.com/b/../a.whl",
+        "https://example.com/b/%2e%2E/a.whl",
+        "https://example.com/b/.\t./a.whl",
+        "https://example.com/a.whl/..",
+        "https://example.com:port/a.whl",
+        "https://example.com:99999/a.whl",
+        "https://example.com:-1/a.whl",
+        "https://[::1/a.whl",
+        "https://::1]/a.whl",
+        "https://[fe80::1%25eth0]/a.whl",
+        "https://exa\\mple.com/a.whl",
+        "https://exa%2Fmple.com/a.whl",
+        "https://exa%5cmple.com/a.whl",
+        "https://exa mple.com/a.whl",
+        "https://ex%61mple.com/a.whl",
+        "https://example\u2100.com/a.whl",
+        "https://exämple.com/a.whl",
+        "https://example.com/\ud800.whl",
+    ],
+)
+def test_urls_without_a_place(url: str) -> None:
+    """Userinfo, no host or no plain one, no file, dots: such a URL has no link and no location."""
+    for function in (link_of, location_of):
+        with pytest.raises(ValueError, match="."):
+            function(url)
+
+
+HOSTS = st.sampled_from(
+    ["example.com", "FILES.Example.org.", "a", "a_b.example.com", "127.0.0.1", "[::1]", "[2001:DB8::A]", "xn--a.example"]
+)
+PORTS = st.sampled_from(["", ":", ":80", ":443", ":0443", ":8080", ":65535"])
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="/?#")
+RAW = st.text(CHARACTERS | st.sampled_from("%\\;:@&=+$,~.ä \"'<>[]"), min_size=1, max_size=8)
+ESCAPED = st.binary(min_size=1, max_size=6).map(lambda data: "".join(f"%{byte:02x}" for byte in data))
+SEGMENTS = st.lists(RAW | ESCAPED | st.just("%2F"), min_size=1, max_size=3).map("".join) | st.just("")
+NAMES = st.text("ABab19._-+!~% äß€", min_size=1, max_size=20).map(lambda name: f"a{name}z.whl")
+
+
+@given(
+    scheme=st.sampled_from(["http", "https", "HTTPS"]),
+    host=HOSTS,
+    port=PORTS,
+    path=st.lists(SEGMENTS, max_size=4),
+    name=NAMES,
+)
+def test_a_link_comes_back_as_its_location(scheme: str, host: str, port: str, path: list[str], name: str) -> None:
+    """Any http URL of a file, but for dot segments, has a link that the gate lets in and that means the URL."""
+    url = f"{scheme}://{host}{port}/" + "/".join([*path, quote(name)])
+    try:
+        location = location_of(url)
+    except ValueError:
+        # What is left between the slashes after urlsplit has dropped tabs and line ends.
+        assert {".", ".."} & {urls.file_name(segment.translate({9: "", 10: "", 13: ""})) for segment in path}
+        return
+    assert requested(link_of(url)) == FileTarget("main", location, False)
+    assert requested(f"{link_of(url)}.metadata") == FileTarget("main", location, True)
+    assert urls.file_name(location) == name
+
+
+URL_LIKE = st.text(CHARACTERS | st.sampled_from("/?#:@[]%\\.;\t\n\ud800"), max_size=30)
+
+
+@given(st.sampled_from(["http://", "https://", "http:", "", "HTTP://h/", "http://h:", "http://[", "//"]), URL_LIKE)
+@example("http://h/", "\\")
+@example("http://h/", "%5c\n%2f")
+@example("http://", "a\\b/c")
+@example("http://h:", "1_0/a")
+def test_hostile_urls_raise_nothing_but_value_error(start: str, rest: str) -> None:
+    """Whatever a page calls a URL is refused, or is a link the gate lets in and that means one location."""
+    try:
+        location, link = location_of(start + rest), link_of(start + rest)
+    except ValueError:
+        return
+    target = requested(link)
+    if isinstance(target, FileTarget):
+        assert target.location + (".metadata" if target.metadata else "") == location
+    else:
+        # Nothing that may lie on disk under this name; the file is 404.
+        assert not usable_name(urls.file_name(location.removesuffix(".metadata")))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_every_path_has_a_target(path: str) -> None:
+    """No path makes the parser raise, and what it says of a file is normalised already."""
+    for raw in (path, f"/{path}", f"/simple/{path}", f"/files/main/{path}", f"/files/main/example.com/{path}"):
+        target = parsed(raw)
+        if isinstance(target, FileTarget):
+            assert parsed(f"/files/main/{target.location}") == FileTarget(
+                "main", target.location.removesuffix(".metadata"), target.location.endswith(".metadata")
+            )
+
+
+@given(NAMES, st.data())
+def test_equivalent_spellings_are_one_location(name: str, data: st.DataObject) -> None:
+    """Any byte escaped or not, in either case: RFC 3986 §6.2.2.1 and §6.2.2.2, and sub-delimiters as well."""
+
+    def spelling() -> str:
+        said = []
+        for byte in name.encode():
+            form = data.draw(st.sampled_from(["plain", "%02x", "%02X"]))
+            plain = form == "plain" and chr(byte) != "%" and 0x20 < byte < 0x7F
+            said.append(chr(byte) if plain else f"%{byte:02{'x' if form == '%02x' else 'X'}}")
+        return "".join(said)
+
+    one, other = (f"https://Example.com:443/p/{spelling()}" for _ in range(2))
+    assert location_of(one) == location_of(other) == location_of(one.replace("Example.com:443", "example.com"))
+    assert requested(link_of(other)) == FileTarget("main", location_of(one), False)
+
+
+# --- names of files, keys
+
+
+@pytest.mark.parametrize(
+    ("filename", "projects"),
+    [
+        ("six-1.16.0-py2.py3-none-any.whl", ("six",)),
+        ("Zope_Interface-5.0-cp311-cp311-linux_x86_64.WHL", ("zope-interface",)),
+        ("six-1.16.0.tar.gz", ("six",)),
+        ("zope.interface-5.0.zip", ("zope-interface",)),
+        ("a-b-1.0.tar.gz", ("a-b", "a")),
+        ("python-3-parser-1.0.tgz", ("python", "python-3-parser", "python-3")),
+        ("a-b.tar.bz2", ("a",)),
+        ("six-1.0-py2.7.egg", ("six", "six-1-0")),
+        ("six-1.0.win32-py2.7.exe", ("six", "six-1-0-win32")),
+        ("-".join("abcdefghijkl") + ".zip", ("a", "a-b", "a-b-c", "a-b-c-d", "a-b-c-d-e", "a-b-c-d-e-f", "a-b-c-d-e-f-g", "a-b-c-d-e-f-g-h")),
+        ("six.whl", ()),
+        ("six.tar.gz", ()),
+        ("-1.0.tar.gz", ()),
+        ("-1.0-py3-none-any.whl", ()),
+        ("ä-1.0-py3-none-any.whl", ()),
+        ("six-1.0.html", ()),
+        ("six", ()),
+        ("", ()),
+    ],
+)
+def test_projects_of(filename: str, projects: tuple[str, ...]) -> None:
+    """A wheel has one project; an old sdist name has several, the likeliest first, and never very many."""
+    assert projects_of(filename) == projects
+
+
+def test_keys_differ() -> None:
+    """No two things share a store key; a listed hash is a part of a file's."""
+    file, metadata = FileTarget("main", "example.com/a.whl", False), FileTarget("main", "example.com/a.whl", True)
+    keys = [
+        urls.page_key("main", "six"),
+        urls.page_key("extra", "six"),
+        urls.listing_key("main", "six"),
+        urls.list_key("main"),
+        *(urls.file_key(each, pin) for each in (file, metadata) for pin in ("", "sha256=0", "sha256=1")),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert urls.tag_of("main", "six") == "main/six"

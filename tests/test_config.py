@@ -1,0 +1,543 @@
+"""Settings: their defaults, their precedence, and one line for every mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
+from proxy import spelling
+from proxy.config import SECTIONS, Index, SettingError, Settings, load
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "config.example.toml"
+INDEX = '[[index]]\nname = "a"\nurl = "https://example.com/simple/"\n'
+ENVIRONMENT_INDEX = '[{"name": "a", "url": "https://example.com/simple"}]'
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings of whoever runs it."""
+    for name in list(os.environ):
+        if name.upper().startswith("PIPCACHEPROXY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a file of settings and says where."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistake(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> SettingError:
+    """The mistake found in these settings."""
+    with pytest.raises(SettingError) as caught:
+        load(config, flags)
+    return caught.value
+
+
+# --- the example is the documentation
+
+
+def test_example_loads_and_equals_the_defaults() -> None:
+    """Whoever copies the example changes nothing."""
+    assert load(EXAMPLE) == load() == Settings()
+
+
+def keys() -> list[tuple[str, str]]:
+    """Every key of every section."""
+    return [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
+
+
+@pytest.mark.parametrize(("section", "key"), keys())
+def test_example_comments_every_key(section: str, key: str) -> None:
+    """Each key stands in its section, as a setting or commented out, under a comment of its own."""
+    text = EXAMPLE.read_text()
+    heading = rf"^(?:\[{section}\]|# \[\[{section}\]\])$"
+    found = re.search(rf"{heading}\n(.*?)(?=^(?:# \[)?\[|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    assert re.search(rf"^# .*[.:)]\n(?:# )?{key} = .+$", found[1], re.MULTILINE)
+
+
+def test_example_has_no_other_keys() -> None:
+    """What stands in the example, commented out or not, exists."""
+    for line in EXAMPLE.read_text().splitlines():
+        if found := re.fullmatch(r"(?:# )?([a-z_]+) = .*", line):
+            assert found[1] in {key for _, key in keys()}
+
+
+def test_example_index_works_when_its_marks_are_removed(written: Callable[[str], Path], tmp_path: Path) -> None:
+    """The block for an index is right, too."""
+    authority = tmp_path / "example.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    block = EXAMPLE.read_text().split("# [[index]]\n")[1].split("\n\n\n")[0]
+    lines = [line.removeprefix("#").removeprefix(" ") for line in block.splitlines()]
+    table = "\n".join(["[[index]]", *(line for line in lines if " = " in line and not line.startswith("#"))])
+    settings = load(written(table.replace("/etc/ssl/example.pem", str(authority))))
+    (index,) = settings.index
+    assert set(tomllib.loads(table)["index"][0]) == set(Index.model_fields)
+    assert index == Index(
+        name="internal",
+        url="https://example.com/simple/",
+        proxy="http://127.0.0.1:3128",
+        ca_file=str(authority),
+    )
+
+
+# --- defaults
+
+
+def test_defaults_are_these() -> None:
+    """The numbers that the README and the tests of other rooms rely on."""
+    settings = load()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 3143)
+    assert settings.cache.dir.name == "pip-cache-proxy"
+    assert settings.cache.dir.is_absolute()
+    assert settings.cache.max_size == 20_000_000_000
+    assert settings.freshness.stale_if_error == 7 * 86_400
+    assert settings.limits.range_fill_max == 64 * 1024 * 1024
+    assert settings.limits.connect_timeout == 3.5
+
+
+def test_without_an_index_pypi_is_served() -> None:
+    """The default index comes from pypi_simple: no registry is named here."""
+    (index,) = load().index
+    assert (index.name, index.url) == ("pypi", PYPI_SIMPLE_ENDPOINT)
+
+
+def test_a_configured_index_replaces_the_default(written: Callable[[str], Path]) -> None:
+    """Indexes are exactly those that are written down, and pypi_simple is not even imported."""
+    config = written(INDEX)
+    code = (
+        "import sys, pathlib, proxy.config as config;"
+        "print(config.load(pathlib.Path(sys.argv[1])).index[0].url, 'pypi_simple' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(config)], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert said.split() == ["https://example.com/simple/", "False"]
+
+
+def test_settings_are_frozen_all_the_way_down() -> None:
+    """Nobody changes a setting once it has been read."""
+    settings = load()
+    sections: list[tuple[BaseModel, str]] = [(settings, "server"), (settings.server, "port")]
+    for model, key in [*sections, (settings.index[0], "url")]:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(model, key, getattr(model, key))
+    assert isinstance(settings.index, tuple)
+    assert isinstance(settings.server.allowed_hosts, tuple)
+
+
+# --- precedence
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Key by key: a section may come from all four places."""
+    config = written('[server]\nhost = "::1"\nport = 1\ndrain = "1s"\n')
+    monkeypatch.setenv("PIPCACHEPROXY_SERVER__PORT", "2")
+    monkeypatch.setenv("PIPCACHEPROXY_SERVER__DRAIN", "2s")
+    server = load(config, {"server": {"port": "3"}}).server
+    assert (server.port, server.drain, server.host, server.allowed_hosts) == (3, 2.0, "::1", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "section", "key", "expected"),
+    [
+        ("PIPCACHEPROXY_SERVER__ALLOWED_HOSTS", "Example.com, b:1", "server", "allowed_hosts", ("example.com", "b:1")),
+        ("PIPCACHEPROXY_SERVER__ALLOWED_HOSTS", '["a", "b"]', "server", "allowed_hosts", ("a", "b")),
+        ("PIPCACHEPROXY_CACHE__MAX_SIZE", "1MiB", "cache", "max_size", 1_048_576),
+        ("PIPCACHEPROXY_FRESHNESS__OFFLINE", "true", "freshness", "offline", True),
+        ("PIPCACHEPROXY_LIMITS__WAITERS", "7", "limits", "waiters", 7),
+        ("PIPCACHEPROXY_LOG__FORMAT", "json", "log", "format", "json"),
+        ("pipcacheproxy_server__port", "8080", "server", "port", 8080),
+    ],
+)
+def test_environment_sets_any_key(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, section: str, key: str, expected: object
+) -> None:
+    """Text becomes what the key needs."""
+    monkeypatch.setenv(name, value)
+    assert getattr(getattr(load(), section), key) == expected
+
+
+def test_environment_replaces_the_list_of_indexes(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PIPCACHEPROXY_INDEX is a whole list in JSON; lists are never joined."""
+    monkeypatch.setenv("PIPCACHEPROXY_INDEX", '[{"name": "b", "url": "http://127.0.0.1:1/b"}]')
+    assert [(index.name, index.url) for index in load(written(INDEX)).index] == [("b", "http://127.0.0.1:1/b/")]
+
+
+def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only load does: Settings() is the same everywhere."""
+    monkeypatch.setenv("PIPCACHEPROXY_SERVER__PORT", "1")
+    assert Settings().server.port == 3143
+
+
+# --- mistakes: exactly one line, which names the key and where it was set
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("[server]\nport = 65536", "server.port", "expected a port from 0 to 65535"),
+        ("[server]\nport = -1", "server.port", "expected a port"),
+        ("[server]\nport = true", "server.port", "expected a port"),
+        ('[server]\nport = "http"', "server.port", "expected a port"),
+        ("[server]\nport = 80.5", "server.port", "expected a port"),
+        ("[server]\nprot = 1", "server.prot", "unknown key; did you mean port?"),
+        ("[server]\ntls = 1", "server.tls", "unknown key"),
+        ("[sever]\nport = 1", "sever", "unknown key; did you mean server?"),
+        ("server = 1", "server", "expected a table"),
+        ("[server]\nhost = 1", "server.host", "expected text in quotes"),
+        ('[server]\nhost = ""', "server.host", "expected a host name or an address"),
+        ('[server]\nhost = "http://example.com"', "server.host", "expected a host name or an address"),
+        ("[server]\nallowed_hosts = 1", "server.allowed_hosts", "expected a list"),
+        ('[server]\nallowed_hosts = ["a", "b/c"]', "server.allowed_hosts[1]", "expected hosts as clients send them"),
+        ('[server]\ndrain = "soon"', "server.drain", "expected a duration"),
+        ('[server]\n"po\\nrt" = 1', "server.po?rt", "unknown key"),
+        ("[cache]\ndir = 1", "cache.dir", "expected text in quotes"),
+        ('[cache]\ndir = ""', "cache.dir", "expected a directory"),
+        ('[cache]\ndir = "a\\u0000b"', "cache.dir", "expected a directory"),
+        ('[cache]\ndir = "~no-such-user/cache"', "cache.dir", "expected a path; this user has no home"),
+        ('[cache]\nmax_size = "20 gigs"', "cache.max_size", "expected a size"),
+        ("[cache]\nmax_size = 0", "cache.max_size", "expected more than 0"),
+        ("[cache]\nmin_free = -1", "cache.min_free", "expected a size"),
+        ('[freshness]\nreload = "never"', "freshness.reload", "expected 'limited', 'ignore' or 'honour'"),
+        ('[freshness]\noffline = "perhaps"', "freshness.offline", "expected true or false"),
+        ("[freshness]\noffline = []", "freshness.offline", "expected true or false"),
+        ("[freshness]\nstale_after = 0", "freshness.stale_after", "expected more than 0"),
+        ("[limits]\nwaiters = 0", "limits.waiters", "expected a whole number from 1"),
+        ('[log]\nlevel = "loud"', "log.level", "expected 'debug', 'info', 'warning' or 'error'"),
+        ('[index]\nname = "a"', "index", "expected a list of tables ([[index]])"),
+        ("index = [1]", "index[0]", "expected a table"),
+        ('[[index]]\nname = "a"', "index[0].url", "is required"),
+        (f'{INDEX}password = "x"', "index[0].password", "unknown key"),
+        (f"{INDEX}{INDEX}", "index", "expected a different name for every index"),
+        (INDEX.replace('"a"', '"A"'), "index[0].name", "expected lower-case letters"),
+        (INDEX.replace('"a"', '"-a"'), "index[0].name", "expected lower-case letters"),
+        (INDEX.replace('"a"', '"a/b"'), "index[0].name", "expected lower-case letters"),
+        (f'{INDEX}ca_file = "/nowhere/ca.pem"', "index[0].ca_file", "expected a readable file of certificates"),
+        (f'{INDEX}ca_file = "{EXAMPLE}"', "index[0].ca_file", "expected a file of certificates in PEM"),
+        (f'{INDEX}private = "maybe"', "index[0].private", "expected true or false"),
+    ],
+)
+def test_a_mistake_in_the_file_names_its_key(written: Callable[[str], Path], text: str, key: str, message: str) -> None:
+    """The dotted key, what was expected, and the file."""
+    config = written(text)
+    error = mistake(config)
+    assert error.key == key
+    assert error.message.startswith(message)
+    assert error.message.endswith(f"(in {config})")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("PIPCACHEPROXY_SERVER__PORT", "x", "server.port"),
+        ("PIPCACHEPROXY_SERVER__PORT", "", "server.port"),
+        ("PIPCACHEPROXY_SERVER__PROT", "1", "server.prot"),
+        ("PIPCACHEPROXY_SERVER__PORT__X", "1", "server.port"),
+        ("PIPCACHEPROXY_SERVER__ALLOWED_HOSTS", '["a"', "server.allowed_hosts"),
+        ("PIPCACHEPROXY_INDEX", "[", "index"),
+        ("PIPCACHEPROXY_INDEX", '{"name": "a"}', "index"),
+        ("PIPCACHEPROXY_INDEX", "example.com", "index[0]"),
+        ("PIPCACHEPROXY_INDEX", '[{"name": "a"}]', "index[0].url"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str
+) -> None:
+    """The key, and the variable that set it."""
+    monkeypatch.setenv(name, value)
+    error = mistake()
+    assert error.key == key
+    assert "(PIPCACHEPROXY_" in error.message
+    assert name.startswith(error.message.rpartition("(")[2].rstrip(")"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PIPCACHEPROXY_PORT",
+        "PIPCACHEPROXY_",
+        "PIPCACHEPROXY_SERVER",
+        "PIPCACHEPROXY_SERVER__",
+        "PIPCACHEPROXY_SERVER_PORT",
+        "PIPCACHEPROXY_SEVER__PORT",
+        "PIPCACHEPROXY_INDEX__0__URL",
+        "pipcacheproxy_port",
+    ],
+)
+def test_an_unknown_variable_is_a_mistake(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A variable with our prefix that sets nothing is a slip; it names itself."""
+    monkeypatch.setenv(name, "1")
+    error = mistake()
+    assert error.key == name
+    assert error.message.startswith("unknown variable")
+
+
+def test_a_mistake_in_a_flag_says_so() -> None:
+    """Whatever file and environment say: the flag was used."""
+    error = mistake(None, {"server": {"port": "99999"}})
+    assert (error.key, error.message.endswith("(command line)")) == ("server.port", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[server", "is not valid TOML"),
+        (b"port =", "is not valid TOML"),
+        (b"a = 1\na = 2", "is not valid TOML"),
+        (b"a = '\xff'", "is not valid TOML"),
+        (b"a = " + b"[" * 10_000, "is not valid TOML"),
+        (b"a = " + b"9" * 10_000, "is not valid TOML"),
+    ],
+)
+def test_broken_toml_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    """One line, whatever the file holds."""
+    config = tmp_path / "config.toml"
+    config.write_bytes(content)
+    error = mistake(config)
+    assert (error.key, error.message.startswith(message)) == (str(config), True)
+    assert "\n" not in str(error)
+
+
+def test_a_file_that_cannot_be_read_names_itself(tmp_path: Path) -> None:
+    """A missing file and a directory are not taken for an empty file."""
+    assert mistake(tmp_path / "missing.toml").message == "cannot be read: No such file or directory"
+    assert mistake(tmp_path).message == "cannot be read: Is a directory"
+
+
+SECRET = "hunter2-canary"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[[index]]\nname = "a"\nurl = "https://me:{SECRET}@example.com/simple/"',
+        f'[[index]]\nname = "a"\nurl = "https://example.com/simple/?token={SECRET}"',
+        f'[[index]]\nname = "a"\nurl = "https://example.com:{SECRET}/simple/"',
+        f'[[index]]\nname = "a"\nurl = "https://[{SECRET}/simple/"',
+        f'[[index]]\nname = "a"\nurl = "{SECRET}"',
+        f'[[index]]\nname = "a"\nurl = ["{SECRET}"]',
+        f'{INDEX}proxy = "http://me:{SECRET}@127.0.0.1:3128"',
+        f'{INDEX}password = "{SECRET}"',
+        f'[server]\nhost = "me:{SECRET}@example.com"',
+        f'[server]\nport = "{SECRET}"',
+        f'[log]\nformat = "{SECRET}"',
+        f'[cache]\nmax_size = "{SECRET}"',
+        f'server = "{SECRET}"',
+        f'[server]\nport = "{SECRET}',
+    ],
+)
+def test_no_value_is_ever_repeated(written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A password pasted into any key does not reach the terminal or the journal."""
+    assert SECRET not in str(mistake(written(text)))
+    monkeypatch.setenv("PIPCACHEPROXY_INDEX", f'[{{"name": "a", "url": "https://me:{SECRET}@example.com/"}}]')
+    assert SECRET not in str(mistake())
+    monkeypatch.setenv("PIPCACHEPROXY_INDEX", f'[{{"{SECRET}')
+    assert SECRET not in str(mistake())
+
+
+# --- spellings
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20GB", 20 * 10**9),
+        ("64MiB", 64 * 2**20),
+        ("1.5 kB", 1500),
+        ("0.1GB", 10**8),
+        ("5gib", 5 * 2**30),
+        (" 2 TB ", 2 * 10**12),
+        ("12B", 12),
+        ("12", 12),
+        (12, 12),
+        (0, 0),
+        ("0MB", 0),
+    ],
+)
+def test_sizes(text: object, size: int) -> None:
+    """Decimal and binary units, and plain bytes."""
+    assert spelling.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "value", ["", "GB", "1G", "-1GB", "1.0001kB", "0.5", "1e9", "1 GB 2", -1, 1.0, True, None, 10**19]
+)
+def test_what_is_no_size(value: object) -> None:
+    """Neither negative, nor parts of a byte, nor units that mean two things."""
+    with pytest.raises(ValueError, match="expected a size"):
+        spelling.parse_size(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10m", 600.0),
+        ("1.5s", 1.5),
+        ("500ms", 0.5),
+        ("7d", 604_800.0),
+        ("1w", 604_800.0),
+        ("2 h", 7200.0),
+        ("0s", 0.0),
+        ("30", 30.0),
+        (30, 30.0),
+        (0.25, 0.25),
+    ],
+)
+def test_durations(text: object, seconds: float) -> None:
+    """Units from milliseconds to weeks, and plain seconds."""
+    assert spelling.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "s", "-1s", "10M", "1y", "1h30m", "inf", "nan", -0.1, float("inf"), float("nan"), True, None, "11000d"],
+)
+def test_what_is_no_duration(value: object) -> None:
+    """Neither negative, nor endless, nor not a number."""
+    with pytest.raises(ValueError, match="expected a duration"):
+        spelling.parse_duration(value)
+
+
+@given(st.integers(0, spelling.LARGEST))
+def test_sizes_read_back(count: int) -> None:
+    """What is shown means what was meant."""
+    assert spelling.parse_size(spelling.show_size(count)) == count
+
+
+@given(st.integers(0, int(spelling.LONGEST * 1000)))
+def test_durations_read_back(milliseconds: int) -> None:
+    """What is shown means what was meant, to the millisecond."""
+    assert spelling.parse_duration(spelling.show_duration(milliseconds / 1000)) == milliseconds / 1000
+
+
+PARSERS: list[Callable[[str], object]] = [
+    spelling.parse_size,
+    spelling.parse_duration,
+    spelling.parse_port,
+    spelling.parse_count,
+    spelling.parse_host,
+    spelling.parse_allowed_host,
+    spelling.parse_index_name,
+    spelling.parse_index_url,
+    spelling.parse_proxy_url,
+    spelling.parse_list,
+]
+
+
+def message_of(parse: Callable[[str], object], text: str) -> str | None:
+    """What a parser has to say against a text, None for nothing."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(text=st.text() | st.from_regex(r"\A(https?://)?[\[\]:/@a-z0-9%.]*\Z"))
+def test_spellings_only_ever_raise_errors_of_ours(parse: Callable[[str], object], text: str) -> None:
+    """Whatever a file holds, a mistake is a mistake and not a crash, and its message is our own."""
+    assert (message_of(parse, text) or "expected").startswith("expected")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://example.com/simple", "https://example.com/simple/"),
+        ("https://example.com/simple//", "https://example.com/simple/"),
+        ("HTTP://Example.COM:8080", "http://example.com:8080/"),
+        ("http://[::1]:3141/Root/+simple/", "http://[::1]:3141/Root/+simple/"),
+    ],
+)
+def test_index_urls(url: str, expected: str) -> None:
+    """Scheme and host are lower-cased (RFC 3986 §6.2.2.1), and one slash ends it."""
+    assert spelling.parse_index_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "example.com/simple",
+        "ftp://example.com/",
+        "file:///srv/simple",
+        "https://",
+        "https://:443/",
+        "https://example.com:/",
+        "https://example.com:0/",
+        "https://example.com:99999/",
+        "https://example.com:x/",
+        "https://[::1/",
+        "https://user@example.com/",
+        "https://user:word@example.com/",
+        "https://example.com/?",
+        "https://example.com/#a",
+        "https://example.com/a b",
+        "https://example.com/\n",
+        "https:\\\\example.com",
+        "https://exämple.com/",
+    ],
+)
+def test_what_is_no_index_url(url: str) -> None:
+    """http or https with a host, and nothing that would not be sent as it stands."""
+    with pytest.raises(ValueError, match="expected the URL of a Simple API"):
+        spelling.parse_index_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1:3128", "http://u:p@127.0.0.1:3128", "http://127.0.0.1/x", "socks5://a"]
+)
+def test_what_is_no_forward_proxy(url: str) -> None:
+    """http only, and without credentials or path."""
+    with pytest.raises(ValueError, match="expected the URL of a forward proxy"):
+        spelling.parse_proxy_url(url)
+
+
+def test_forward_proxy_urls() -> None:
+    """A final slash is no path."""
+    assert spelling.parse_proxy_url("http://Proxy.example.com:3128/") == "http://proxy.example.com:3128"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("0.0.0.0", "0.0.0.0"), ("[::1]", "::1"), ("::", "::"), ("fe80::1%eth0", "fe80::1%eth0")]
+)
+def test_hosts_to_listen_on(host: str, expected: str) -> None:
+    """IPv6 with or without brackets."""
+    assert spelling.parse_host(host) == expected
+
+
+def test_paths_are_absolute_with_home_expanded(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the process works with does not depend on where it stands later."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load(written('[cache]\ndir = "~/c"')).cache.dir == tmp_path / "c"
+    assert load(written('[cache]\ndir = "c"')).cache.dir == tmp_path / "c"

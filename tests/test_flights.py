@@ -1,0 +1,124 @@
+"""One task per key, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.flights import Flights
+
+
+class Work:
+    """A coroutine that counts its calls and waits for the test."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.going_on = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def __call__(self) -> int:
+        self.calls += 1
+        number = self.calls
+        await self.going_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        return number
+
+
+@pytest.fixture
+async def flights() -> AsyncIterator[Flights[int]]:
+    """Flights that end with the test."""
+    made: Flights[int] = Flights()
+    yield made
+    await made.close()
+
+
+async def test_many_share_one(flights: Flights[int]) -> None:
+    """Whoever comes while it flies gets the same result; whoever comes after it starts another."""
+    work = Work()
+    joined = [flights.join("key", work) for _ in range(100)]
+    assert [under_way for _, under_way in joined] == [False] + [True] * 99
+    work.going_on.set()
+    assert {await asyncio.shield(task) for task, _ in joined} == {1}
+    task, under_way = flights.join("key", work)
+    assert not under_way
+    assert await task == 2
+
+
+async def test_keys_are_apart(flights: Flights[int]) -> None:
+    """One key does not wait for another."""
+    slow, quick = Work(), Work()
+    first, _ = flights.join("slow", slow)
+    second, under_way = flights.join("quick", quick)
+    quick.going_on.set()
+    assert not under_way
+    assert await second == 1
+    assert not first.done()
+
+
+async def test_it_outlives_its_callers(flights: Flights[int]) -> None:
+    """Cancelling the one who started it ends neither the work nor the wait of the others."""
+    work = Work()
+
+    async def ask() -> int:
+        return await asyncio.shield(flights.join("key", work)[0])
+
+    first = asyncio.create_task(ask())
+    other = asyncio.create_task(ask())
+    while work.calls == 0:
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    work.going_on.set()
+    assert await other == 1
+    assert work.calls == 1
+
+
+async def test_a_failure_is_shared_and_forgotten(flights: Flights[int]) -> None:
+    """All who waited see it, the next one tries anew, and one that nobody waited for disturbs nobody."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    work = Work()
+    work.failure = ValueError("no")
+    tasks = [flights.join("key", work)[0] for _ in range(2)]
+    flights.join("unwatched", work)
+    work.going_on.set()
+    for task in tasks:
+        with pytest.raises(ValueError, match="no"):
+            await asyncio.shield(task)
+    work.failure = None
+    task, under_way = flights.join("key", work)
+    assert not under_way
+    assert await task == 3
+    del tasks, task
+    assert complaints == []
+
+
+async def test_a_new_flight_is_not_ended_by_the_old_one(flights: Flights[int]) -> None:
+    """A caller that resumes before the callbacks of its flight may start the next one, which then stays."""
+    work = Work()
+    work.going_on.set()
+    await flights.join("key", work)[0]
+    work.going_on.clear()
+    second, _ = flights.join("key", work)
+    await asyncio.sleep(0)
+    third, under_way = flights.join("key", work)
+    assert under_way
+    assert third is second
+    work.going_on.set()
+    assert await third == 2
+
+
+async def test_close_cancels(flights: Flights[int]) -> None:
+    """Who waits is told, and afterwards nothing is under way."""
+    work = Work()
+    task, _ = flights.join("key", work)
+    await flights.close()
+    assert task.cancelled()
+    work.going_on.set()
+    again, under_way = flights.join("key", work)
+    assert not under_way
+    await again

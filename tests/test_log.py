@@ -1,0 +1,209 @@
+"""The log: one line per record that nobody can forge, whatever a client sends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.events import Event
+from proxy.log import FIELD_LIMIT, JsonLines, TextLines, access_log, clean, clean_line, set_up
+
+FORMATS = ("text", "json")
+# Surrogates are what aiohttp makes of bytes that are no UTF-8.
+HOSTILE = "/a\r\n2026-01-01T00:00:00.000Z info forged\x1b[31m\u2028\u202e\udc80\0"
+
+
+def event(**changes: object) -> Event:
+    """An ordinary request, changed."""
+    fields: dict[str, object] = {
+        "method": "GET",
+        "path": "/simple/six/",
+        "outcome": "miss",
+        "because": "not cached",
+        "status": 200,
+        "sent": 1234,
+        "seconds": 0.0123456789,
+        "upstream_seconds": 0.01,
+        "client": "127.0.0.1",
+        "request_id": "0123456789abcdef",
+    }
+    return Event(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Leaves the process's loggers as they were."""
+    root, quiet = logging.getLogger(), [logging.getLogger("aiohttp"), logging.getLogger("asyncio")]
+    handlers, level, levels = root.handlers[:], root.level, [each.level for each in quiet]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for each, before in zip(quiet, levels, strict=True):
+        each.setLevel(before)
+
+
+def record(message: str, **extra: object) -> logging.LogRecord:
+    """A record as a logger makes one."""
+    made = logging.LogRecord("proxy", logging.WARNING, "", 0, message, (), None)
+    made.created = 1767323045.678
+    made.__dict__.update(extra)
+    return made
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for people: what, how it went, how much, how long, why, who."""
+    set_up("text", "info")
+    access_log()(event(collapsed=True))
+    line = capsys.readouterr().err
+    said = " info    GET /simple/six/ 200 miss collapsed 1234B 12.3ms (not cached) 127.0.0.1\n"
+    assert line.endswith(said)
+    assert len(line) == len("2026-01-02T03:04:05.678Z") + len(said)
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for machines: every field of the event, under its own name."""
+    set_up("json", "info")
+    access_log()(event(aborted=True))
+    (line,) = capsys.readouterr().err.splitlines()
+    found = json.loads(line)
+    assert found.pop("time").endswith("Z")
+    assert found == {
+        "level": "warning",
+        "event": "request",
+        "method": "GET",
+        "path": "/simple/six/",
+        "status": 200,
+        "outcome": "miss",
+        "because": "not cached",
+        "bytes": 1234,
+        "seconds": 0.012346,
+        "upstream_seconds": 0.01,
+        "collapsed": False,
+        "aborted": True,
+        "client": "127.0.0.1",
+        "request_id": "0123456789abcdef",
+    }
+
+
+@pytest.mark.parametrize(
+    ("level", "status", "aborted", "logged"),
+    [
+        ("debug", 200, False, True),
+        ("info", 404, False, True),
+        ("warning", 404, False, False),
+        ("warning", 200, True, True),
+        ("warning", 502, False, True),
+        ("error", 502, True, False),
+    ],
+)
+def test_levels(level: str, status: int, aborted: bool, logged: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failure or a body that was cut is a warning, everything else is info."""
+    set_up("json", level)
+    access_log()(event(status=status, aborted=aborted))
+    assert bool(capsys.readouterr().err) is logged
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("field", ["method", "path", "client"])
+def test_no_line_can_be_forged(name: str, field: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Line ends, escapes, marks of direction and broken UTF-8 are escaped: one request, one printable line."""
+    set_up(name, "info")
+    access_log()(event(**{field: HOSTILE}))
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert written.endswith("\n")
+    assert written[:-1].isprintable()
+    assert written.isascii()
+    if name == "json":
+        assert json.loads(written)[field] == clean(HOSTILE)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("character", ["a", "ä", "\0", "\U0001f600", "\U000e0001", "\udc80"])
+def test_fields_are_cut(name: str, character: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No field takes more than 512 bytes of a line, escapes included."""
+    set_up(name, "info")
+    access_log()(event(path="", client=""))
+    least = len(capsys.readouterr().err.encode())
+    access_log()(event(path=character * 4096, client=character * 4096))
+    # JSON writes a backslash as two.
+    most = 2 * FIELD_LIMIT * (2 if name == "json" else 1)
+    assert len(capsys.readouterr().err.encode()) <= least + most + 8
+
+
+@given(st.text(st.characters()))
+@example("x" * FIELD_LIMIT)
+@example("x" * (FIELD_LIMIT + 1))
+@example("ä" * FIELD_LIMIT)
+@example(HOSTILE)
+def test_clean(text: str) -> None:
+    """Printable, short, and unchanged where it was both."""
+    cleaned = clean(text)
+    assert cleaned.isprintable()
+    assert len(cleaned.encode()) <= FIELD_LIMIT
+    if text.isprintable() and len(text.encode()) <= FIELD_LIMIT:
+        assert cleaned == text
+    elif len(text.encode("utf-8", "surrogatepass")) > FIELD_LIMIT:
+        assert cleaned.endswith("…")
+    assert clean_line(cleaned) == cleaned
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_messages_are_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A message of our own that repeats something foreign is escaped as well; an event keeps its fields."""
+    set_up(name, "info")
+    logging.getLogger("proxy").info("%s", HOSTILE)
+    written = capsys.readouterr().err
+    assert written.count("\n") == 1
+    assert "forged" in written
+    if name == "json":
+        assert json.loads(written)["event"] == "message"
+    logging.getLogger("proxy").info("stopping", extra={"event": "stopping"})
+    written = capsys.readouterr().err
+    assert "stopping" in written
+    if name == "json":
+        assert json.loads(written).items() >= {"event": "stopping", "message": "stopping"}.items()
+
+
+def test_fields_of_every_kind() -> None:
+    """Text in fields is cleaned, anything else stays what it is."""
+    line = json.loads(JsonLines().format(record("x", event="started", fields={"port": 1, "dir": "a\nb", "on": True})))
+    assert line == {
+        "time": "2026-01-02T03:04:05.678Z",
+        "level": "warning",
+        "event": "started",
+        "port": 1,
+        "dir": "a\\nb",
+        "on": True,
+    }
+
+
+@pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])
+def test_traces(formatter: logging.Formatter) -> None:
+    """A trace is written, also when its exception repeats what is no Unicode text."""
+    try:
+        raise RuntimeError("no \udc80")
+    except RuntimeError:
+        info = sys.exc_info()
+    written = formatter.format(record("failed", exc_info=info))
+    assert "RuntimeError" in written
+    if isinstance(formatter, JsonLines):
+        assert "\n" not in written
+        assert "Traceback" in json.loads(written)["trace"]
+    else:
+        assert written.splitlines()[0].endswith("failed")
+
+
+def test_others_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    """What aiohttp and asyncio say at info is said better by our own lines."""
+    set_up("text", "debug")
+    for name in ("aiohttp.access", "asyncio"):
+        logging.getLogger(name).info("noise")
+        logging.getLogger(name).warning("trouble")
+    assert capsys.readouterr().err.count("\n") == 2

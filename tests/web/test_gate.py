@@ -1,0 +1,167 @@
+"""The front gate: a table of requests and the status each is refused with."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from proxy.core.urls import parse_target
+from proxy.errors import Refused
+from proxy.web.gate import admit
+
+HOSTS = frozenset({"example.com", "[::1]", "127.0.0.1"})
+
+
+def refusal(
+    method: str = "GET",
+    target: str = "/simple/",
+    version: tuple[int, int] = (1, 1),
+    hosts: frozenset[str] = frozenset(),
+    **headers: str,
+) -> int | None:
+    """The status a request is refused with, None when it is let in."""
+    fields = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
+    try:
+        admit(method, target, version, fields, hosts)
+    except Refused as refused:
+        return refused.status
+    return None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/simple/six/",
+        "/simple/six/?format=application/vnd.pypi.simple.v1%2Bjson",
+        "/simple/?a=//%2F..%00\\",
+        "/files/main/example.com%3A8080/a%2B1-1.0.whl",
+        "/files/main/%5B::1%5D/a.whl",
+        "/files/main/example.com/a%252Fb/c%255Cd.whl",
+        "/files/main/example.com/...",
+        "/files/main/example.com/..a/.b",
+        "/files/main/example.com/%C3%A4.whl",
+        "/files/main/example.com/100%.whl",
+        "/healthz",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("version", [(1, 0), (1, 1)])
+def test_let_in(method: str, target: str, version: tuple[int, int]) -> None:
+    """What clients send."""
+    assert refusal(method, target, version) is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "*",
+        "simple/",
+        "?x",
+        "http://example.com/simple/",
+        "example.com:443",
+        "//example.com/simple/",
+        "/simple//",
+        "/simple//six/",
+        "/simple/../six/",
+        "/simple/./six/",
+        "/simple/..",
+        "/.",
+        "/simple/%2e%2E/six/",
+        "/simple/.%2e/six/",
+        "/simple/%2E/six/",
+        "/simple/..%2fsix/",
+        "/files/main/example.com/a%2Fb.whl",
+        "/files/main/example.com/a%5cb.whl",
+        "/files/main/example.com/a\\b.whl",
+        "/files/main/example.com/a%00.whl",
+        "/files/main/example.com/a%0a.whl",
+        "/files/main/example.com/a%0D.whl",
+        "/files/main/example.com/a\0.whl",
+        "/files/main/example.com/a b.whl",
+        "/files/main/example.com/a\tb.whl",
+        "/files/main/example.com/a\r\nb.whl",
+        "/files/main/example.com/a\x7f.whl",
+        "/files/main/example.com/ä.whl",
+        "/files/main/example.com/\udc80.whl",
+        "/simple/\u2028/",
+    ],
+)
+def test_paths_refused(target: str) -> None:
+    """Every spelling that a neighbour could read otherwise than we do, and what no URL may hold (RFC 3986 §2)."""
+    assert refusal(target=target) == 400
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get", "PURGE"])
+def test_methods_refused(method: str) -> None:
+    """RFC 9110 §9.1: method names have case; only two are served."""
+    assert refusal(method) == 405
+
+
+@pytest.mark.parametrize("version", [(0, 9), (1, 2), (2, 0), (3, 0)])
+def test_versions_refused(version: tuple[int, int]) -> None:
+    """Only what is known to be framed as we frame it."""
+    assert refusal(version=version) == 505
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, None),
+        ({"Content_Length": "0"}, None),
+        ({"Content_Length": " 0 "}, None),
+        ({"Content_Length": "1"}, 400),
+        ({"Content_Length": ""}, 400),
+        ({"Content_Length": "00"}, 400),
+        ({"Content_Length": "-0"}, 400),
+        ({"Transfer_Encoding": "chunked"}, 400),
+        ({"Transfer_Encoding": ""}, 400),
+        ({"Transfer_Encoding": "chunked", "Content_Length": "0"}, 400),
+    ],
+)
+def test_bodies_refused(headers: dict[str, str], status: int | None) -> None:
+    """A GET with a body has no meaning (RFC 9110 §9.3.1) and is how requests are smuggled."""
+    assert refusal(**headers) == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("example.com", None),
+        ("EXAMPLE.com", None),
+        ("example.com:3143", None),
+        (" example.com ", None),
+        ("127.0.0.1:80", None),
+        ("[::1]", None),
+        ("[::1]:3143", None),
+        ("", 421),
+        ("example.org", 421),
+        ("example.com.evil.example", 421),
+        ("example.com:80:80", 421),
+        ("example.com:80@evil.example", 421),
+        ("::1", 421),
+        ("[::1", 421),
+        ("[::2]", 421),
+    ],
+)
+def test_hosts(host: str, status: int | None) -> None:
+    """With allowed hosts set, the Host field must name one, with any port (DNS rebinding)."""
+    assert refusal(hosts=HOSTS, Host=host) == status
+    assert refusal(Host=host) is None
+
+
+def test_a_missing_host_is_not_an_allowed_one() -> None:
+    """RFC 9112 §3.2: a request of HTTP/1.0 may lack it."""
+    assert refusal(version=(1, 0), hosts=HOSTS) == 421
+    assert refusal(version=(1, 0)) is None
+
+
+@given(st.text(max_size=40))
+def test_what_is_let_in_can_be_parsed(path: str) -> None:
+    """Nothing but Refused leaves the gate, and what passes makes nothing behind it raise."""
+    for target in (path, f"/{path}", f"/simple/{path}", f"/files/main/{path}"):
+        if refusal(target=target) is None:
+            parse_target(target.partition("?")[0], ("main",), "main")

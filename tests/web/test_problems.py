@@ -1,0 +1,105 @@
+"""Errors as clients see them."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+import pytest
+
+from proxy.answer import Answer
+from proxy.errors import MalformedPage, OwnedElsewhere, ProxyError, Refused, StoreFailed, UpstreamFailed, WrongBody
+from proxy.web.problems import problem
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+PIP = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01"
+
+
+def headers_of(answer: Answer) -> dict[str, str]:
+    """The header list, in which no name is repeated."""
+    headers = dict(answer.headers)
+    assert len(headers) == len(answer.headers)
+    return headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "blame"),
+    [
+        (Refused("no such path", status=404), 404, "client"),
+        (Refused("it is malformed"), 400, "client"),
+        (Refused("only GET and HEAD are served", status=405), 405, "client"),
+        (Refused("this host name is not served here", status=421), 421, "client"),
+        (UpstreamFailed("a malformed response"), 502, "upstream"),
+        (UpstreamFailed("no connection", status=503, retry_after=2), 503, "upstream"),
+        (UpstreamFailed("only-if-cached, and nothing is stored", status=504), 504, "upstream"),
+        (WrongBody("another hash"), 502, "upstream"),
+        (MalformedPage("the page is not JSON"), 502, "upstream"),
+        (ProxyError("the proxy failed"), 500, "proxy"),
+        (StoreFailed("the disk is full"), 500, "proxy"),
+        (OwnedElsewhere("another process", 1), 500, "proxy"),
+    ],
+)
+def test_problem_documents(error: ProxyError, status: int, blame: str) -> None:
+    """RFC 9457: type, title, status and detail agree with the response; whose fault it was is one word."""
+    answer = problem(error, accept=None, request_id="0123")
+    assert answer.status == status
+    assert isinstance(answer.body, bytes)
+    assert answer.stop == len(answer.body)
+    document = json.loads(answer.body)
+    assert document["detail"].lower().startswith(f"{error.because.lower()}.")
+    assert document | {"detail": ""} == {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": "",
+        "because": error.because,
+        "blame": blame,
+        "request_id": "0123",
+    }
+    headers = headers_of(answer)
+    assert headers["Content-Type"] == "application/problem+json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Vary"] == "Accept"
+    assert ("Allow" in headers) == (status == 405)
+    assert headers.get("Retry-After") == (None if error.retry_after is None else str(error.retry_after))
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        (None, "application/problem+json"),
+        ("", "application/problem+json"),
+        ("*/*", "application/problem+json"),
+        ("application/json", "application/problem+json"),
+        (PIP, "application/problem+json"),
+        ("text/html;q=0", "application/problem+json"),
+        (BROWSER, "text/plain; charset=utf-8"),
+        ("text/html", "text/plain; charset=utf-8"),
+    ],
+)
+def test_people_get_a_sentence(accept: str | None, media_type: str) -> None:
+    """Who prefers text/html is a person, and reads one plain sentence with the request id."""
+    answer = problem(Refused("no such path", status=404), accept=accept, request_id="0123")
+    assert headers_of(answer)["Content-Type"] == media_type
+    assert isinstance(answer.body, bytes)
+    if media_type.startswith("text/plain"):
+        assert answer.body.decode() == (
+            "No such path. Check the name, and that the address ends in /simple. Request id: 0123\n"
+        )
+
+
+@pytest.mark.parametrize("outcome", ["negative", "refused"])
+def test_cache_status(outcome: str) -> None:
+    """A remembered 404 came from the cache, any other refusal did not."""
+    error = Refused("the index has no such project", status=404, outcome=outcome)
+    status = problem(error, accept=None, request_id="").cache_status
+    assert (status.outcome, status.hit, status.because) == (outcome, outcome == "negative", error.because)
+
+
+@pytest.mark.parametrize("accept", ["text/html; x=<script>", "<script>", "\r\nSet-Cookie: a=1", "\udc80text/html"])
+def test_nothing_is_reflected(accept: str) -> None:
+    """What the client sent is in no part of the answer."""
+    answer = problem(Refused("no such path", status=404), accept=accept, request_id="0123")
+    assert isinstance(answer.body, bytes)
+    said = answer.body.decode() + repr(answer.headers) + answer.cache_status.header()
+    assert not {"<script>", "Set-Cookie", "\udc80"} & {word for word in ("<script>", "Set-Cookie", "\udc80") if word in said}
