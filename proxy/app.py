@@ -14,6 +14,7 @@ from aiohttp import http_parser, web
 
 from proxy import __version__, log
 from proxy.config import Settings
+from proxy.connections import Budget
 from proxy.core.messages import Rules
 from proxy.files import FileLimits, Files
 from proxy.fills import Fills
@@ -23,7 +24,7 @@ from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
 from proxy.pages import Pages
 from proxy.store import Store
-from proxy.upstream import Budget, Site, Upstream
+from proxy.upstream import Site, Upstream
 from proxy.web.routes import Door, Health, Listener
 from proxy.web.translate import Sender
 

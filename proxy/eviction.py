@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from proxy.directory import RoomName, free_space
+from proxy.errors import StoreFailed
 from proxy.room import Room
 from proxy.workers import Workers
 
@@ -59,6 +61,12 @@ class Evictor:
             goal = int(limit * LOW_WATER)
             while room.bytes > goal and await self._step(name, room.bytes - goal, keep):
                 pass
+
+    async def after_writing(self, name: RoomName, keep: str | None) -> None:
+        """The same for a caller whose row is committed: an eviction that fails is not its failure. It is
+        logged and shown by `degraded`, and the next writing tries again."""
+        with contextlib.suppress(StoreFailed):
+            await self.bring_down(name, keep)
 
     async def free(self, size: int = 0) -> bool:
         """Evict wheels until ``size`` more bytes leave the floor untouched; False when they cannot."""

@@ -23,12 +23,13 @@ from proxy.core.simple import Listed
 from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, projects_of, tag_of
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, unsatisfiable, whole_or_part
-from proxy.fill import Completed, Fill, Plan, strongest
+from proxy.fill import Completed, Follower, Plan, strongest
 from proxy.fills import Fills
 from proxy.flights import Flights
 from proxy.pages import Pages
+from proxy.replies import Reply
 from proxy.store import Store
-from proxy.upstream import Reply, Upstream
+from proxy.upstream import Upstream
 
 RANGE_PATIENCE = 5.0
 """Seconds a range of a small file waits for the whole to be verified before it is relayed."""
@@ -121,9 +122,7 @@ class Files:
             return self._from_store(request, *stored)
         before = decide.before_upstream(request, None, self._clock(), self._rules)
         if isinstance(before, decide.Refuse):
-            raise UpstreamFailed(
-                before.because, status=before.status, retry_after=2 if before.status == 503 else None
-            )
+            raise UpstreamFailed(before.because, status=before.status, retry_after=2 if before.status == 503 else None)
         try:
             return await self._fetch(request, listed)
         except UpstreamFailed as failure:
@@ -143,6 +142,9 @@ class Files:
         entry = await self._cached_anyway(target, projects)
         if entry is not None:
             return entry
+        before = decide.before_upstream(request, None, self._clock(), self._rules)
+        if isinstance(before, decide.Refuse):
+            raise _refusal(before)
         if projects:
             # One look, at the likeliest project: an invented URL must not make us walk the index.
             manifest = await self._pages.look(target.index, projects[0], request)
@@ -188,14 +190,8 @@ class Files:
         return (stored.entry, StoredStream(stored.handle, stored.entry.size)) if stored is not None else None
 
     def _from_store(self, request: Request, entry: Entry, stream: StoredStream) -> Answer:
-        because = (
-            "verified against the hash its page lists"
-            if entry.verified
-            else "pinned by its first complete copy"
-        )
-        return whole_or_part(
-            request, stream, entry.size, etag_of(entry.sha256), CacheStatus("hit", because, hit=True)
-        )
+        because = "verified against the hash its page lists" if entry.verified else "pinned by its first complete copy"
+        return whole_or_part(request, stream, entry.size, etag_of(entry.sha256), CacheStatus("hit", because, hit=True))
 
     # -- not cached yet --------------------------------------------------------------------------------------
 
@@ -221,39 +217,40 @@ class Files:
 
     async def _follow(self, wanted: Wanted, start: int = 0) -> Answer:
         since = self._clock()
-        fill, joined = await self._join(self._plan(wanted))
+        follower, joined = await self._join(self._plan(wanted))
+        fill = follower.fill
         status = CacheStatus("miss", "not cached", forward="uri-miss", collapsed=joined, stored=fill.keeps)
         if start and fill.size is not None:
-            answer = part(fill, Span(start, fill.size), fill.size, wanted.etag, status)
+            answer = part(follower, Span(start, fill.size), fill.size, wanted.etag, status)
         else:
-            answer = Answer(200, file_headers(wanted.etag), fill, status, stop=fill.size)
+            answer = Answer(200, file_headers(wanted.etag), follower, status, stop=fill.size)
         return replace(answer, upstream_seconds=self._clock() - since)
 
-    async def _join(self, plan: Plan) -> tuple[Fill, bool]:
-        """The fill of that plan, once it has a byte to show."""
-        fill, joined = self._fills.join(plan)
+    async def _join(self, plan: Plan) -> tuple[Follower, bool]:
+        """A follower of that plan's fill, once it has a byte to show."""
+        follower, joined = self._fills.join(plan)
         try:
-            await fill.ready()
+            await follower.fill.ready()
         except BaseException:
-            fill.close()
+            follower.close()
             raise
-        return fill, joined
+        return follower, joined
 
     async def _range_of_fill(self, request: Request, wanted: Wanted, asked: Span | Prefix | Suffix) -> Answer:
         since = self._clock()
-        fill, joined = self._fills.join(self._plan(wanted))
+        follower, joined = self._fills.join(self._plan(wanted))
         try:
             async with asyncio.timeout(RANGE_PATIENCE):
-                completed = await fill.complete()
+                completed = await follower.fill.complete()
         except TimeoutError:
-            fill.close()
+            follower.close()
             return await self._relay(wanted, asked)
         except BaseException:
-            fill.close()
+            follower.close()
             raise
         because = "the whole file was fetched and verified first"
-        status = CacheStatus("miss", because, forward="uri-miss", collapsed=joined, stored=fill.keeps)
-        answer = whole_or_part(request, fill, completed.size, etag_of(completed.sha256), status)
+        status = CacheStatus("miss", because, forward="uri-miss", collapsed=joined, stored=follower.fill.keeps)
+        answer = whole_or_part(request, follower, completed.size, etag_of(completed.sha256), status)
         return replace(answer, upstream_seconds=self._clock() - since)
 
     async def _relay(self, wanted: Wanted, asked: Span | Prefix | Suffix) -> Answer:
@@ -274,17 +271,14 @@ class Files:
             size=wanted.size,
             limit=self._limits.unknown_max,
         )
-        fill, joined = await self._join(plan)
-        span = within(asked, fill.size) if fill.size is not None else None
-        if span is None or fill.size is None:
-            fill.close()
+        follower, joined = await self._join(plan)
+        size = follower.fill.size
+        span = within(asked, size) if size is not None else None
+        if span is None or size is None:
+            follower.close()
             raise UpstreamFailed("the upstream does not tell the size of the file", status=502)
-        status = CacheStatus(
-            "relay", "a range of a file that is not cached", forward="partial", collapsed=joined
-        )
-        return replace(
-            part(fill, span, fill.size, wanted.etag, status), upstream_seconds=self._clock() - since
-        )
+        status = CacheStatus("relay", "a range of a file that is not cached", forward="partial", collapsed=joined)
+        return replace(part(follower, span, size, wanted.etag, status), upstream_seconds=self._clock() - since)
 
     async def _head(self, request: Request, wanted: Wanted) -> Answer:
         """HEAD of a file not cached: from the page when it tells all, else one collapsed HEAD upstream."""
@@ -298,12 +292,8 @@ class Files:
                 size = await asyncio.shield(flight)
         except TimeoutError:
             raise UpstreamFailed("the upstream does not answer", status=503, retry_after=2) from None
-        status = CacheStatus(
-            "relay", "asked upstream", forward="uri-miss", forward_status=200, collapsed=joined
-        )
-        return Answer(
-            200, file_headers(wanted.etag), b"", status, stop=size, upstream_seconds=self._clock() - since
-        )
+        status = CacheStatus("relay", "asked upstream", forward="uri-miss", forward_status=200, collapsed=joined)
+        return Answer(200, file_headers(wanted.etag), b"", status, stop=size, upstream_seconds=self._clock() - since)
 
     async def _ask_head(self, wanted: Wanted) -> int | None:
         index, url = wanted.target.index, wanted.url
@@ -362,3 +352,7 @@ class Files:
         if received is None or within(asked, received[1]) != received[0]:
             raise UpstreamFailed("the upstream sent another range than was asked for")
         return received[0].start, received[1]
+
+
+def _refusal(refuse: decide.Refuse) -> UpstreamFailed:
+    return UpstreamFailed(refuse.because, status=refuse.status, retry_after=2 if refuse.status == 503 else None)

@@ -18,8 +18,9 @@ from proxy.answer import Piece
 from proxy.bodies import Spool
 from proxy.core.messages import Head
 from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
+from proxy.replies import Reply
 from proxy.store import Store
-from proxy.upstream import Reply, Upstream
+from proxy.upstream import Upstream
 
 HOLD_BACK = 64 * 1024
 _STRENGTH = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha3_512", "sha224", "sha1", "md5")
@@ -115,7 +116,7 @@ class Fill:
                 return Piece(file, within - start, end - within)
         raise UpstreamFailed("the bytes asked for lie before the part that is fetched")
 
-    def close(self) -> None:
+    def leave(self) -> None:
         """One follower less."""
         self.followers -= 1
         self._release()
@@ -196,7 +197,7 @@ class Fill:
         if self.plan.keep is not None:
             if self.size is not None and self._received != self.size:
                 raise WrongBody("the upstream's body ended early")
-            if self.size is None and not reply.framed:
+            if self.size is None and not reply.framed and digests.listed is None:
                 raise WrongBody("the upstream's body has no length that could prove it whole")
         return digests
 
@@ -248,6 +249,27 @@ class Fill:
 def _throwaway() -> BinaryIO:
     """A nameless file where temporary files go; it is gone when it is closed."""
     return tempfile.TemporaryFile(buffering=0)
+
+
+class Follower:
+    """One reader of a fill. It counts until it is closed, once, however often it is said."""
+
+    __slots__ = ("_follows", "fill")
+
+    def __init__(self, fill: Fill) -> None:
+        self.fill = fill
+        self._follows = True
+        fill.followers += 1
+
+    async def beyond(self, offset: int) -> Piece | None:
+        """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
+        return await self.fill.beyond(offset)
+
+    def close(self) -> None:
+        """Follow no more; the fill itself goes on."""
+        if self._follows:
+            self._follows = False
+            self.fill.leave()
 
 
 class _Digests:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from proxy.errors import UpstreamFailed, WrongBody
-from proxy.fill import Fill, Plan
+from proxy.fill import Fill, Follower, Plan
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -31,10 +31,10 @@ class Fills:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mismatches: dict[str, tuple[int, float]] = {}
 
-    def join(self, plan: Plan) -> tuple[Fill, bool]:
-        """The fill of that key, started if there is none; and whether it was under way already.
+    def join(self, plan: Plan) -> tuple[Follower, bool]:
+        """A follower of the fill of that key, which is started if there is none; and whether it was under way.
 
-        The caller must call ``close`` on it in the end. Raises UpstreamFailed while the key rests after two wrong
+        The caller must close it in the end. Raises UpstreamFailed while the key rests after two wrong
         bodies, or when too many wait for it.
         """
         fill = self._fills.get(plan.key)
@@ -43,8 +43,7 @@ class Fills:
             fill = self._start(plan)
         elif fill.followers >= self._waiters:
             raise UpstreamFailed("too many clients wait for this file", status=503, retry_after=2)
-        fill.followers += 1
-        return fill, joined
+        return Follower(fill), joined
 
     def _start(self, plan: Plan) -> Fill:
         count, since = self._mismatches.get(plan.key, (0, 0.0))

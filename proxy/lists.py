@@ -22,12 +22,12 @@ from proxy.core.negotiation import HTML, UPSTREAM_ACCEPT, accepts
 from proxy.core.urls import list_key, tag_of
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of
-from proxy.fill import Completed, Fill, Plan
+from proxy.fill import Completed, Fill, Follower, Plan
 from proxy.fills import Fills
 from proxy.flights import Flights
 from proxy.lookups import PageLimits
+from proxy.replies import Reply
 from proxy.store import Store
-from proxy.upstream import Reply
 
 
 class _NotModified(UpstreamFailed):
@@ -72,9 +72,7 @@ class Lists:
                 assert entry is not None
                 if before.refresh_behind:
                     self._behind.join(entry.key, lambda: self._refresh(request, target, entry))
-                status = CacheStatus(
-                    "hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl
-                )
+                status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
                 return await self._stored(request, entry, status)
             case decide.Refuse():
                 retry_after = 2 if before.status == 503 else None
@@ -95,63 +93,63 @@ class Lists:
         stored.close()
         return stored.entry
 
-    async def _forward(
-        self, request: Request, target: ListTarget, entry: Entry | None, because: str
-    ) -> Answer:
+    async def _forward(self, request: Request, target: ListTarget, entry: Entry | None, because: str) -> Answer:
         since = self._clock()
         forward = "uri-miss" if entry is None else "stale"
-        fill, joined = self._fills.join(self._plan(target, entry))
+        follower, joined = self._fills.join(self._plan(target, entry))
         status = CacheStatus("miss", because, forward=forward, collapsed=joined)
-        outcome: decide.Outcome
         try:
-            async with asyncio.timeout(self._limits.first_byte if entry is None else self._rules.stale_after):
-                await fill.ready()
-            assert fill.head is not None
-            answer = self._following(
-                request, fill, fill.head, replace(status, forward_status=200, stored=fill.keeps)
-            )
-            return replace(answer, upstream_seconds=self._clock() - since)
-        except TimeoutError:
-            fill.close()
-            outcome = decide.SLOW
-        except _NotModified as unchanged:
-            fill.close()
-            if entry is None:  # we joined a revalidation of a list that was evicted meanwhile
-                raise UpstreamFailed(
-                    "the list was evicted a moment ago; ask again", status=503, retry_after=1
-                ) from None
-            entry = replace(entry, head=refreshed(entry.head, unchanged.head))
+            answer = await self._followed(request, follower, entry, status)
+        except BaseException:
+            follower.close()
+            raise
+        if answer.body is not follower:
+            follower.close()
+        return replace(answer, upstream_seconds=self._clock() - since)
+
+    async def _followed(self, request: Request, follower: Follower, entry: Entry | None, status: CacheStatus) -> Answer:
+        """The list as it arrives; or, when it does not, what the outcome means for the one that is stored."""
+        outcome = await self._outcome(follower.fill, entry)
+        if outcome is None:
+            assert follower.fill.head is not None
+            status = replace(status, forward_status=200, stored=follower.fill.keeps)
+            return self._following(request, follower, follower.fill.head, status)
+        if isinstance(outcome, _NotModified) and entry is not None:
+            entry = replace(entry, head=refreshed(entry.head, outcome.head))
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)
-            return await self._stored(
-                request, entry, replace(status, outcome="revalidated", forward_status=304)
-            )
-        except UpstreamFailed as failure:
-            fill.close()
-            outcome = failure
-        except BaseException:
-            fill.close()
-            raise
+            return await self._stored(request, entry, replace(status, outcome="revalidated", forward_status=304))
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         if isinstance(after, decide.Fallback) and entry is not None:
-            return await self._stored(
-                request, entry, replace(status, outcome="stale", because=after.because, hit=True)
-            )
+            return await self._stored(request, entry, replace(status, outcome="stale", because=after.because, hit=True))
         if isinstance(after, decide.Fail):
             raise UpstreamFailed(after.because, status=after.status, retry_after=after.retry_after)
         raise UpstreamFailed("the upstream gives no project list", status=503, retry_after=2)
+
+    async def _outcome(self, fill: Fill, entry: Entry | None) -> UpstreamFailed | decide.Slow | None:
+        """None once the fill has a byte to show; Slow after ``stale_after`` if what is stored may be served then."""
+        request = Request("GET", ListTarget("", ""), {})
+        slow = decide.after_upstream(request, entry, decide.SLOW, self._clock(), self._rules)
+        patience = self._rules.stale_after if isinstance(slow, decide.Fallback) else self._limits.first_byte
+        try:
+            async with asyncio.timeout(patience):
+                await fill.ready()
+        except TimeoutError:
+            return decide.SLOW
+        except UpstreamFailed as failure:
+            return failure
+        return None
 
     async def _refresh(self, request: Request, target: ListTarget, entry: Entry) -> None:
         """Stale-while-revalidate: the same as for a client, whose answer nobody waits for."""
         with suppress(UpstreamFailed, Refused):
             (await self._forward(request, target, entry, "refreshed behind")).close()
 
-    def _following(self, request: Request, fill: Fill, head: Head, status: CacheStatus) -> Answer:
+    def _following(self, request: Request, follower: Follower, head: Head, status: CacheStatus) -> Answer:
         media_type = head.header("Content-Type") or HTML
         if not accepts(request.headers.get("accept"), media_type.partition(";")[0].strip()):
-            fill.close()
             raise Refused("the project list is not to be had in the formats asked for", status=406)
-        return Answer(200, self._headers(head, None), fill, status, stop=fill.size)
+        return Answer(200, self._headers(head, None), follower, status, stop=follower.fill.size)
 
     async def _stored(self, request: Request, entry: Entry, status: CacheStatus) -> Answer:
         media_type = entry.head.header("Content-Type") or HTML
@@ -168,9 +166,7 @@ class Lists:
         if not_modified(request.headers, etag=etag, last_modified=None):
             stored.close()
             return Answer(304, headers, b"", status, stop=0)
-        return Answer(
-            200, headers, StoredStream(stored.handle, stored.entry.size), status, stop=stored.entry.size
-        )
+        return Answer(200, headers, StoredStream(stored.handle, stored.entry.size), status, stop=stored.entry.size)
 
     def _headers(self, head: Head, etag: str | None) -> Headers:
         headers: Headers = (

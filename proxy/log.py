@@ -21,11 +21,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 def clean(text: str) -> str:
     """Text made safe for one field of one line."""
-    if len(text) > FIELD_LIMIT:
-        text = f"{text[: FIELD_LIMIT - 1]}…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    safe = clean_line(text[: FIELD_LIMIT + 1])
+    encoded = safe.encode()
+    return safe if len(encoded) <= FIELD_LIMIT else f"{encoded[: FIELD_LIMIT - 3].decode(errors='ignore')}…"
 
 
 def _stamp(seconds: float) -> str:
@@ -47,7 +45,8 @@ class JsonLines(logging.Formatter):
         if "event" not in record.__dict__ or not fields:
             line["message"] = clean(record.getMessage())
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            # orjson refuses lone surrogates, which an exception may repeat from a request.
+            line["trace"] = self.formatException(record.exc_info).encode(errors="backslashreplace").decode()
         return orjson.dumps(line).decode()
 
 
@@ -113,7 +112,7 @@ def access_log() -> Observer:
             event.sent,
             event.seconds * 1000,
             event.because,
-            event.client,
+            clean(event.client),
             extra={"event": "request", "fields": fields},
         )
 

@@ -26,7 +26,8 @@ from proxy.manifests import Manifests
 from proxy.renditions import BASE, BASE_UP, all_keys, render
 from proxy.room import Row
 from proxy.store import Store
-from proxy.upstream import Upstream, read_body
+from proxy.unpacking import read_body
+from proxy.upstream import Upstream
 
 _RENDERING = "1"
 """Part of every version: raised when the same upstream page would be rendered otherwise than before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from proxy.core.simple import Listed, dump_listing, load_listing
 from proxy.core.urls import listing_key, location_of, tag_of
@@ -55,7 +56,9 @@ class Manifests:
     def _remember(self, key: str, files: Iterable[Listed]) -> Manifest:
         manifest: dict[str, Listed] = {}
         for listed in files:
-            manifest.setdefault(location_of(listed.url), listed)
+            # A stored listing may be older than the rules for what has a place below a path of ours.
+            with suppress(ValueError):
+                manifest.setdefault(location_of(listed.url), listed)
         self._files += len(manifest) - len(self._decoded.pop(key, ()))
         self._decoded[key] = manifest
         while self._files > _FILES_IN_MEMORY and len(self._decoded) > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +15,7 @@ from proxy.core import decide, negotiation
 from proxy.core.conditions import not_modified
 from proxy.core.freshness import response_headers
 from proxy.core.messages import CacheStatus, Entry, Headers, PageTarget, Request, Rules
+from proxy.core.urls import page_key
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.flights import Flights
 from proxy.lookups import INLINE, Fetched, Lookups, PageLimits
@@ -20,6 +23,8 @@ from proxy.manifests import Manifest, Manifests
 from proxy.renditions import BASE, BASE_UP, View, body_of, derive
 from proxy.room import Row
 from proxy.store import Store
+
+_LOOKS = 10_000
 
 
 class Pages:
@@ -42,6 +47,8 @@ class Pages:
         self._limits = limits
         self._clock = clock
         self._derivations: Flights[bytes | None] = Flights()
+        # When a look at a page ended that was made for the sake of a file, and what it failed of, if it did.
+        self._looked: OrderedDict[str, tuple[float, UpstreamFailed | None]] = OrderedDict()
 
     async def close(self) -> None:
         """Cancel the renderings under way."""
@@ -127,27 +134,55 @@ class Pages:
         return await self._manifests.of(index, project)
 
     async def look(self, index: str, project: str, request: Request) -> Manifest | None:
-        """The manifest after at most one collapsed look at the upstream's page, and that only if there was none
-        within ``min_reload_interval``; None when there is no such project. Raises UpstreamFailed when the
-        upstream gives no page."""
+        """What the project's page lists now, after at most one collapsed look at the upstream, and none within
+        ``min_reload_interval`` of the last; None when there is no such project.
+
+        Raises UpstreamFailed when the upstream does not tell: what is stored then proves nothing about a file
+        that it does not list, and failure is never 404 (rule 4).
+        """
         target = PageTarget(index, project, BASE_UP)
         entry = await self._lookups.known(target)
-        if entry is not None and (self._rules.offline or self._seen_lately(entry)):
-            return await self.manifest(index, project)
-        if self._rules.offline:
-            raise UpstreamFailed("offline, and nothing is stored", status=503, retry_after=2)
-        flight, _ = self._lookups.fetch(target, request, entry)
-        fetched = await self._patiently(flight, self._clock())
+        manifest = await self.manifest(index, project)
+        if entry is not None and self._within(entry.head.received_at):
+            if entry.head.status != 200:
+                return None
+            if manifest is not None:
+                return manifest
+        key = page_key(index, project)
+        since, failure = self._looked.get(key, (-math.inf, None))
+        if self._within(since):
+            if failure is not None:
+                raise UpstreamFailed(failure.because, status=failure.status, retry_after=failure.retry_after)
+            return manifest
+        # Without its listing a page that only proves unchanged would leave us as ignorant as before.
+        flight, _ = self._lookups.fetch(target, request, entry if manifest is not None else None)
+        try:
+            found = await self._seen(await self._patiently(flight, self._clock()), index, project)
+        except UpstreamFailed as failed:
+            self._remember_look(key, failed)
+            raise
+        self._remember_look(key, None)
+        return found
+
+    async def _seen(self, fetched: Fetched, index: str, project: str) -> Manifest | None:
         match fetched.after:
             case decide.Fail() as after:
                 raise UpstreamFailed(after.because, status=after.status, retry_after=after.retry_after)
+            case decide.Fallback() as after:
+                raise UpstreamFailed(after.because, status=503, retry_after=2)
             case decide.Keep(negative=True):
                 return None
             case _:
                 return await self.manifest(index, project)
 
-    def _seen_lately(self, entry: Entry) -> bool:
-        return 0 <= self._clock() - entry.head.received_at < self._rules.min_reload_interval
+    def _remember_look(self, key: str, failure: UpstreamFailed | None) -> None:
+        self._looked.pop(key, None)
+        self._looked[key] = (self._clock(), failure)
+        while len(self._looked) > _LOOKS:
+            self._looked.popitem(last=False)
+
+    def _within(self, since: float) -> bool:
+        return 0 <= self._clock() - since < self._rules.min_reload_interval
 
     # -- the page as bytes -----------------------------------------------------------------------------------
 

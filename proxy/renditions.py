@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,10 @@ def render(document: dict[str, Any], media_type: str) -> bytes:
 
 def derive(base: bytes, view: View) -> bytes:
     """Another rendition of the page whose base is given. Raises ValueError, OSError or EOFError on garbage."""
-    document: dict[str, Any] = orjson.loads(gzip.decompress(base[DIGEST:]))
+    try:
+        document: dict[str, Any] = orjson.loads(gzip.decompress(base[DIGEST:]))
+    except zlib.error as error:
+        raise ValueError("not a rendition") from error
     document = simple.relocate(document, lambda url: view.up + url.removeprefix(BASE_UP))
     return render(document, view.media_type)
 

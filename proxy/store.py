@@ -16,40 +16,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-import time
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from proxy.bodies import (
-    Spool,
-    discard_spool,
-    new_filename,
-    open_body,
-    open_spool,
-    place,
-    remove_files,
-)
+from proxy.adoption import Adoption
+from proxy.bodies import Spool, discard_spool, open_body, open_spool
 from proxy.core.messages import Entry
 from proxy.directory import ROOMS, RoomName, claim, release
-from proxy.entries import MARK, dump_entry, load_entry
+from proxy.entries import dump_entry, load_entry
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
-from proxy.memory import FileRow, Table, Value
+from proxy.memory import FileRow, Table
 from proxy.room import STEP, Room, Row
-from proxy.sweep import Linking, sweep
+from proxy.rows import Rows, dumped
+from proxy.sweep import Linking, Sweeper
 from proxy.workers import Workers
 
 __all__ = ["RoomStats", "Row", "Spool", "Store", "StoreStats", "StoredFile", "dump_entry", "load_entry"]
-
-log = logging.getLogger("proxy.store")
-
-# Seconds between two writings of access times; a crash forgets that much of who was used last.
-FLUSH_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +78,22 @@ class Store:
     says in a few words what fails at present. Keys are text; a room is "wheels" or "responses".
     """
 
-    def __init__(self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int) -> None:
+    def __init__(
+        self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int
+    ) -> None:
         """Use `open`."""
         self.directory = directory
         self._lock: int | None = lock
         self._limits = limits
         self._places = {name: directory / name for name in ROOMS}
         self._table = Table(memory)
-        self._workers = Workers(self._table, self._begin_sweep)
-        self._evictor = Evictor(directory, self._workers, limits, min_free=min_free, flush=self.flush)
-        self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
-        self._linking = Linking()
-        self._sweeping: asyncio.Task[None] | None = None
-        self._sweep_again = False
+        linking = Linking()
+        self._workers = Workers(self._table, lambda: self._sweeper.begin())
+        self._sweeper = Sweeper(directory, linking, self._workers)
+        self._rows = Rows(self._table, self._workers)
+        self._evictor = Evictor(directory, self._workers, limits, min_free=min_free, flush=self._rows.flush)
+        self._adoption = Adoption(directory, self._workers, self._evictor, linking)
         self._flushing: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     @classmethod
     async def open(
@@ -134,8 +122,8 @@ class Store:
         except BaseException:
             await store.close()
             raise
-        store._begin_sweep()
-        store._flushing = asyncio.create_task(store._flush_now_and_then())
+        store._sweeper.begin()
+        store._flushing = asyncio.create_task(store._rows.flush_now_and_then())
         return store
 
     async def close(self) -> None:
@@ -146,12 +134,11 @@ class Store:
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        for task in (self._flushing, self._sweeping):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.wait([self._flushing])
+        await self._sweeper.stop()
+        await self._adoption.settled()
         if self._workers.rooms:
             with contextlib.suppress(StoreFailed):
                 await self.flush()
@@ -175,18 +162,12 @@ class Store:
 
     def peek(self, key: str) -> bytes | None:
         """The value if it is in memory: no thread, no disk. None says nothing about the disk."""
-        item = self._table.get("responses", key)
-        if item is None or not isinstance(item.value, bytes):
-            return None
-        self._used["responses"][key] = time.time()
-        return item.value
+        value = self._rows.peek("responses", key)
+        return value if isinstance(value, bytes) else None
 
     async def read(self, key: str) -> bytes | None:
         """The value, None when there is none."""
-        found = self.peek(key)
-        if found is not None:
-            return found
-        value = await self._value("responses", key)
+        value = await self._rows.value("responses", key)
         return value if isinstance(value, bytes) else None
 
     async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = ()) -> None:
@@ -197,7 +178,7 @@ class Store:
         if not all(self._evictor.fits("responses", len(row.value)) for row in rows):
             raise StoreFailed("the value is too large to be kept")
         await self._workers.ask("responses", partial(Room.write, rows=rows, drop=drop))
-        await self._bring_down("responses", rows[-1].key if rows else None)
+        await self._evictor.after_writing("responses", rows[-1].key if rows else None)
 
     async def drop(self, keys: Sequence[str]) -> None:
         """Drop rows; what is not there is no error."""
@@ -210,29 +191,17 @@ class Store:
 
         A row that does not decode is dropped.
         """
-        value = await self._value(room, key)
-        return None if value is None else await self._entry_in(room, key, value)
-
-    async def _entry_in(self, room: RoomName, key: str, value: Value) -> Entry | None:
-        item = self._table.get(room, key)
-        if item is not None and item.value is value and item.entry is not None:
-            return item.entry
-        entry = _decoded(room, key, value)
-        if entry is None:
-            log.warning("a row of %s does not decode: dropped", room)
-            await self._workers.ask(room, partial(Room.delete_seen, key=key, seen=value))
-        elif item is not None and item.value is value:
-            item.entry = entry
-        return entry
+        value = await self._rows.value(room, key)
+        return None if value is None else await self._rows.entry_in(room, key, value)
 
     async def stored(self, room: RoomName, key: str) -> StoredFile | None:
         """A body open for reading, from memory's head without another thread; None when there is none.
 
         A row whose body is gone or of another size is dropped.
         """
-        while (value := await self._value(room, key)) is not None:
+        while (value := await self._rows.value(room, key)) is not None:
             # Of this very value: asked for by its key, it could be another's by now.
-            entry = await self._entry_in(room, key, value)
+            entry = await self._rows.entry_in(room, key, value)
             if entry is None or not isinstance(value, FileRow):
                 return None
             try:
@@ -243,14 +212,12 @@ class Store:
                 return StoredFile(entry, handle)
             # Evicted, replaced or vanished. The row goes only if it still names that body, and then the loop
             # finds none; if it was replaced, the loop finds the new one.
-            await self._workers.ask(room, partial(Room.delete_seen, key=key, seen=value))
+            await self._rows.drop_seen(room, key, value)
         return None
 
     async def find(self, room: RoomName, tag: str) -> list[Entry]:
         """All entries of one tag, bodies and dumped entries alike. Rows that do not decode are left out."""
-        rows = await self._workers.ask(room, lambda there: list(there.tagged(tag, MARK)), writes=False)
-        entries = (_decoded(room, key, value) for key, value in rows)
-        return [entry for entry in entries if entry is not None]
+        return await self._rows.tagged(room, tag)
 
     async def spool(self) -> Spool:
         """A new file in incoming/. It ends with `discard`, also after it was adopted."""
@@ -269,42 +236,12 @@ class Store:
         Returns the entry with ``body`` set. The spool's descriptor stays open for those who still read from
         it; `discard` closes it. A cancelled caller does not undo the adoption: it goes on to its end.
         """
-        filename = new_filename(name)
-        if not self._evictor.fits(room, entry.size):
-            raise StoreFailed("the body is too large to be kept")
-        try:
-            # The caller may discard the spool at any time, and the number could then be another file's.
-            fd = os.dup(spool.fd)
-        except OSError as error:
-            raise self._workers.failed(error, writes=True) from error
-        kept = replace(entry, body=f"{room}/{filename}")
-        return await asyncio.shield(self._spawn(self._adopt(room, spool.path, fd, kept, filename)))
-
-    async def _adopt(self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str) -> Entry:
-        there = self._places[room]
-        try:
-            if not await self._evictor.free():
-                raise StoreFailed("the disk has too little space left")
-            head = _dumped(entry)
-            with self._linking.adopting(filename):
-                try:
-                    await self._workers.file(place, there, filename, source, fd, entry.size)
-                    row = FileRow(filename, entry.size, head)
-                    await self._workers.ask(room, partial(Room.adopt, key=entry.key, body=row, tag=entry.tag))
-                except BaseException:
-                    await self._workers.file(remove_files, there, [filename])
-                    raise
-        finally:
-            os.close(fd)
-        with contextlib.suppress(StoreFailed):
-            await self._workers.file(source.unlink, missing_ok=True)
-        await self._bring_down(room, entry.key)
-        return entry
+        return await self._adoption.adopt(room, spool, entry, name)
 
     async def update(self, room: RoomName, key: str, entry: Entry) -> bool:
         """Put a new head over the same body; False when that body is not the key's any more."""
         filename = entry.body.removeprefix(f"{room}/")
-        body = FileRow(filename, entry.size, _dumped(entry))
+        body = FileRow(filename, entry.size, dumped(entry))
         return await self._workers.ask(room, partial(Room.update, key=key, body=body, tag=entry.tag))
 
     async def remove(self, room: RoomName, keys: Sequence[str]) -> int:
@@ -327,84 +264,15 @@ class Store:
         if short > self._workers.rooms["wheels"].bytes:
             return False
         if short:
-            self._spawn(self._evictor.free(size))
+            self._adoption.spawn(self._evictor.free(size))
         return True
 
     # --- what goes on behind
 
     async def swept(self) -> None:
         """Return when the sweep that began with `open` has ended, well or not."""
-        if self._sweeping is not None:
-            await asyncio.wait([self._sweeping])
+        await self._sweeper.done()
 
     async def flush(self) -> None:
         """Write the access times collected since the last time."""
-        for name in ROOMS:
-            used, self._used[name] = list(self._used[name].items()), {}
-            for start in range(0, len(used), STEP):
-                await self._workers.ask(name, partial(Room.touch, times=used[start : start + STEP]))
-
-    async def _flush_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_EVERY)
-            with contextlib.suppress(StoreFailed):
-                await self.flush()
-
-    def _begin_sweep(self) -> None:
-        self._sweep_again = True
-        if self._lock is not None and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = asyncio.create_task(self._sweep())
-
-    async def _sweep(self) -> None:
-        while self._sweep_again:
-            self._sweep_again = False
-            try:
-                await sweep(self.directory, self._linking, self._workers)
-            except StoreFailed as error:
-                log.error("the sweep stopped: %s", error.because)
-
-    async def _bring_down(self, room: RoomName, keep: str | None) -> None:
-        # What was asked for is committed: an eviction that fails is not the caller's failure. It is logged
-        # and shown by `degraded`, and the next writing tries again.
-        with contextlib.suppress(StoreFailed):
-            await self._evictor.bring_down(room, keep)
-
-    async def _value(self, room: RoomName, key: str) -> Value | None:
-        item = self._table.get(room, key)
-        value = item.value if item is not None else None
-        if value is None:
-            value = await self._workers.ask(room, partial(Room.get, key=key), writes=False)
-        if value is not None:
-            self._used[room][key] = time.time()
-        return value
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at, or asyncio would report the one whose caller has left
-
-
-def _dumped(entry: Entry) -> bytes:
-    try:
-        return dump_entry(entry)
-    except ValueError as error:
-        raise StoreFailed("the entry cannot be kept") from error
-
-
-def _decoded(room: RoomName, key: str, value: Value) -> Entry | None:
-    try:
-        entry = load_entry(value if isinstance(value, bytes) else value.head)
-    except ValueError:
-        return None
-    # A row that holds another key's entry, or names another file than its head, was damaged or swapped.
-    if entry.key != key:
-        return None
-    if isinstance(value, FileRow) and entry.body != f"{room}/{value.filename}":
-        return None
-    return entry
+        await self._rows.flush()

@@ -7,6 +7,8 @@ wrongly or take space.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +18,11 @@ from typing import Protocol, TypeVar
 
 from proxy.bodies import body_size, files_of, is_filename, remove_strays, shards
 from proxy.directory import ROOMS, RoomName
+from proxy.errors import StoreFailed
 from proxy.room import STEP, Room, RowSeen
 
 T = TypeVar("T")
+log = logging.getLogger("proxy.store")
 
 
 class Linking:
@@ -111,3 +115,41 @@ async def _sweep_files(name: RoomName, room: Path, linking: Linking, hands: Hand
             strays = [path for path in seen if path not in named and not linking.spares(path)]
             if strays:
                 await hands.walk(remove_strays, room, strays)
+
+
+class Sweeper:
+    """Runs sweeps one after the other, behind."""
+
+    def __init__(self, directory: Path, linking: Linking, hands: Hands) -> None:
+        self._directory = directory
+        self._linking = linking
+        self._hands = hands
+        self._again = False
+        self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Sweep now; when a sweep is under way, once more after it."""
+        self._again = True
+        if not self._stopped and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run())
+
+    async def done(self) -> None:
+        """Return when nothing is being swept any more, whether that went well or not."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def stop(self) -> None:
+        """Give up what is under way and begin nothing more."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                await sweep(self._directory, self._linking, self._hands)
+            except StoreFailed as error:
+                log.error("the sweep stopped: %s", error.because)

@@ -117,7 +117,13 @@ def test_a_flipped_byte_is_noticed(value: bytes, place: int, mask: int) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "filename",
-    ["../../secret", "/etc/passwd", "aa/0123456789abcdef/../../../secret", "aa/0123456789abcdef/.hidden", "x"],
+    [
+        "../../secret",
+        "/etc/passwd",
+        "aa/0123456789abcdef/../../../secret",
+        "aa/0123456789abcdef/.hidden",
+        "x",
+    ],
 )
 async def test_no_row_leads_out_of_its_room(tmp_path: Path, filename: str) -> None:
     """A planted filename is neither opened nor unlinked, by readers, by the sweep, or by removal."""
@@ -164,7 +170,22 @@ async def test_a_head_that_is_not_its_row_s_is_dropped(tmp_path: Path, damage: s
 # --- names
 
 GOOD = ["six-1.16.0-py2.py3-none-any.whl", "a", "x" * 255, "große.tar.gz", "a b", "a..b", "%2F", "~", "-rf"]
-BAD = ["", ".", "..", ".six", "a/b", "/", "a\\b", "a\0", "a\n", "\x7f", "x" * 256, "ä" * 128, "\ud800", "\u202e.whl"]
+BAD = [
+    "",
+    ".",
+    "..",
+    ".six",
+    "a/b",
+    "/",
+    "a\\b",
+    "a\0",
+    "a\n",
+    "\x7f",
+    "x" * 256,
+    "ä" * 128,
+    "\ud800",
+    "\u202e.whl",
+]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -207,7 +228,9 @@ HEADS = st.builds(
     TIMES,
     TIMES,
 )
-ENTRIES = st.builds(Entry, TEXT_, TEXT_, TEXT_, HEADS, TEXT_, st.integers(0, 2**62), TEXT_, verified=st.booleans())
+ENTRIES = st.builds(
+    Entry, TEXT_, TEXT_, TEXT_, HEADS, TEXT_, st.integers(0, 2**62), TEXT_, verified=st.booleans()
+)
 
 
 @given(ENTRIES)

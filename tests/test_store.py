@@ -100,7 +100,11 @@ async def test_adopted_bodies_are_real_files(store: Store, tmp_path: Path) -> No
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert path.stat().st_nlink == 1
     assert not list((tmp_path / "cache/incoming").iterdir())
-    assert await store.entry("wheels", "six") == entry == replace(entry_of("six", b"wheel" * 100), body=entry.body)
+    assert (
+        await store.entry("wheels", "six")
+        == entry
+        == replace(entry_of("six", b"wheel" * 100), body=entry.body)
+    )
     assert store.stats().wheels.bytes == 500
 
 
@@ -229,7 +233,9 @@ async def test_find_gives_the_entries_of_a_tag(store: Store) -> None:
     one = await keep(store, "one", b"1", room="responses")
     two = entry_of("two", b"")
     await keep(store, "other", b"1", room="responses", tag="default/sixty")
-    await store.write([Row("two", dump_entry(two), TAG), Row("page", b'["entry/1",', TAG), Row("p", b"<", TAG)])
+    await store.write(
+        [Row("two", dump_entry(two), TAG), Row("page", b'["entry/1",', TAG), Row("p", b"<", TAG)]
+    )
     assert sorted(await store.find("responses", TAG), key=lambda entry: entry.key) == [one, two]
     assert await store.find("wheels", TAG) == []
 
@@ -414,7 +420,9 @@ async def test_a_cancelled_adoption_goes_on_and_leaves_no_orphan(store: Store, t
     await store.close()
     store = await Store.open(tmp_path / "cache", max_size=10**8, responses_max_size=10**8, min_free=0)
     entries = await store.find("wheels", TAG)
-    assert set(files_in(tmp_path / "cache/wheels")) == {entry.body.removeprefix("wheels/") for entry in entries}
+    assert set(files_in(tmp_path / "cache/wheels")) == {
+        entry.body.removeprefix("wheels/") for entry in entries
+    }
     assert not any((tmp_path / "cache/incoming").iterdir())
     await store.close()
 

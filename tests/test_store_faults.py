@@ -130,11 +130,15 @@ async def test_another_user_s_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "variable", "no such place"])
-async def test_a_place_that_cannot_be_a_cache(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_place_that_cannot_be_a_cache(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """StoreFailed, not the system's own errors."""
     monkeypatch.setenv("STORE_TEST_PLACE", "elsewhere")
     (tmp_path / "file").write_text("")
-    place = {"file": "file", "below a file": "file/cache", "variable": "$STORE_TEST_PLACE"}.get(kind, "x" * 300)
+    place = {"file": "file", "below a file": "file/cache", "variable": "$STORE_TEST_PLACE"}.get(
+        kind, "x" * 300
+    )
     with pytest.raises(StoreFailed):
         await open_store(tmp_path / place)
     assert not (tmp_path / "elsewhere").exists()
@@ -160,13 +164,15 @@ async def test_strays_of_every_kind_are_swept(tmp_path: Path) -> None:
         (cache / room / "aa/0123456789abcdee").mkdir()
         (cache / room / "foreign/deep/deeper").mkdir(parents=True)
         (cache / room / "foreign/deep/file").write_bytes(b"x")
-        (cache / room / "bb").write_bytes(b"x")
+        (cache / room / "zz").write_bytes(b"x")
         (cache / room / "link").symlink_to(tmp_path)
     (tmp_path / "outside").write_bytes(b"x")
     store = await open_store(cache)
     assert not list((cache / "incoming").iterdir())
     assert set(files_in(cache / "wheels")) == {entry.body.removeprefix("wheels/") for entry in kept}
-    assert [path.name for path in (cache / "responses").iterdir() if not path.name.startswith("cache.db")] == []
+    assert [
+        path.name for path in (cache / "responses").iterdir() if not path.name.startswith("cache.db")
+    ] == []
     assert (tmp_path / "outside").exists()
     assert sum(1 for path in (cache / "wheels").glob("??/*")) == 300
     await store.close()
@@ -206,7 +212,9 @@ async def test_the_sweep_spares_what_is_adopted_meanwhile(tmp_path: Path) -> Non
     assert len(entries) == 285
     for entry in entries:
         assert await body_of(store, entry.key) == b"new"
-    assert set(files_in(tmp_path / "cache/wheels")) == {entry.body.removeprefix("wheels/") for entry in entries}
+    assert set(files_in(tmp_path / "cache/wheels")) == {
+        entry.body.removeprefix("wheels/") for entry in entries
+    }
     await store.close()
 
 

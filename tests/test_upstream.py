@@ -17,9 +17,12 @@ import pytest
 import trustme
 
 from proxy import __version__
+from proxy.connections import Budget
 from proxy.core.messages import Head
 from proxy.errors import UpstreamFailed
-from proxy.upstream import Budget, Reply, Site, Upstream, read_body
+from proxy.replies import Reply
+from proxy.unpacking import read_body
+from proxy.upstream import Site, Upstream
 
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Answer = bytes | Conversation

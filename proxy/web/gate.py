@@ -12,7 +12,8 @@ from urllib.parse import unquote
 
 from proxy.errors import Refused
 
-_HAZARD = re.compile(r"%(?:2f|5c|00|0a|0d)|\\|//|[\x00-\x20\x7f]", re.IGNORECASE)
+# RFC 3986 §2: a URL is visible ASCII. aiohttp hands over raw bytes beyond it as surrogates, which cannot be quoted.
+_HAZARD = re.compile(r"%(?:2f|5c|00|0a|0d)|\\|//|[^\x21-\x7e]", re.IGNORECASE)
 _METHODS = ("GET", "HEAD")
 
 

@@ -1,0 +1,87 @@
+"""A spooled body becomes a kept one: linked, synced, and only then named by a row."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proxy.bodies import Spool, new_filename, place, remove_files
+from proxy.core.messages import Entry
+from proxy.directory import RoomName
+from proxy.errors import StoreFailed
+from proxy.eviction import Evictor
+from proxy.memory import FileRow
+from proxy.room import Room
+from proxy.rows import dumped
+from proxy.sweep import Linking
+from proxy.workers import Workers
+
+T = TypeVar("T")
+
+
+class Adoption:
+    """Adopts bodies into the rooms below a directory, in tasks that outlive a caller who is cancelled."""
+
+    def __init__(self, directory: Path, workers: Workers, evictor: Evictor, linking: Linking) -> None:
+        self._directory = directory
+        self._workers = workers
+        self._evictor = evictor
+        self._linking = linking
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str) -> Entry:
+        """See `Store.adopt`."""
+        filename = new_filename(name)
+        if not self._evictor.fits(room, entry.size):
+            raise StoreFailed("the body is too large to be kept")
+        try:
+            # The caller may discard the spool at any time, and the number could then be another file's.
+            fd = os.dup(spool.fd)
+        except OSError as error:
+            raise self._workers.failed(error, writes=True) from error
+        kept = replace(entry, body=f"{room}/{filename}")
+        return await asyncio.shield(self.spawn(self._adopt(room, spool.path, fd, kept, filename)))
+
+    async def _adopt(self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str) -> Entry:
+        there = self._directory / room
+        try:
+            if not await self._evictor.free():
+                raise StoreFailed("the disk has too little space left")
+            head = dumped(entry)
+            with self._linking.adopting(filename):
+                try:
+                    await self._workers.file(place, there, filename, source, fd, entry.size)
+                    row = FileRow(filename, entry.size, head)
+                    await self._workers.ask(room, partial(Room.adopt, key=entry.key, body=row, tag=entry.tag))
+                except BaseException:
+                    await self._workers.file(remove_files, there, [filename])
+                    raise
+        finally:
+            os.close(fd)
+        with contextlib.suppress(StoreFailed):
+            await self._workers.file(source.unlink, missing_ok=True)
+        await self._evictor.after_writing(room, entry.key)
+        return entry
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Let work go on behind; `settled` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio would report the one whose caller has left
+
+    async def settled(self) -> None:
+        """Return when nothing is under way any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)

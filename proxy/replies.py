@@ -1,0 +1,171 @@
+"""What an upstream answered, in our words: a Reply, or a failure with constant text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+from aiohttp import ClientResponse, hdrs
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.core.messages import Head
+from proxy.egress import Destination
+from proxy.errors import UpstreamFailed
+
+CHUNK = 256 * 1024
+RETRY_AFTER = 2
+"""Seconds after which a client may try again what failed with 503."""
+_DRAIN_WITHIN = 1.0
+_LOOK_EVERY = 1.0
+_CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since"})
+_SMALL_BODY = 16 * 1024
+
+
+@dataclass(slots=True)
+class Reply:
+    """A response whose body is still coming. ``url`` is the final one, ``length`` what it declared (a HEAD
+    declares too), ``framed`` is true when Content-Length or chunked framing shows a cut; without either a
+    complete body and a cut one look the same. ``chunks`` are at most 256 KiB each, not decoded, and raise
+    UpstreamFailed on a cut, a stall or wrong framing."""
+
+    head: Head
+    url: str
+    length: int | None
+    framed: bool
+    chunks: AsyncIterator[bytes]
+
+
+# All that aiohttp raises for a body that does not go on; RuntimeError when its connection is gone.
+_BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+
+
+class FailedHop(Exception):
+    """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, or ``final``."""
+
+    def __init__(self, kind: Literal["transport", "protocol", "final"], failure: UpstreamFailed) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.failure = failure
+
+
+def passing(because: str) -> UpstreamFailed:
+    return UpstreamFailed(because, status=503, retry_after=RETRY_AFTER)
+
+
+def explained(exc: Exception, *, refused: bool) -> FailedHop:
+    """An exception of aiohttp before the head, in our words. Order matters: its classes overlap."""
+    if refused:
+        return FailedHop("final", UpstreamFailed("an address this index may not be fetched from"))
+    match exc:
+        case aiohttp.ClientConnectorDNSError():
+            return FailedHop("final", passing("the host name cannot be resolved"))
+        case aiohttp.ClientSSLError():
+            return FailedHop("final", passing("no trusted TLS connection"))
+        case aiohttp.ClientHttpProxyError() if exc.status < 500:
+            return FailedHop("final", UpstreamFailed("refused by the forward proxy"))
+        case aiohttp.ClientHttpProxyError():
+            return FailedHop("final", passing("the forward proxy cannot reach the host"))
+        case aiohttp.ClientResponseError():
+            return FailedHop("protocol", UpstreamFailed("a malformed response"))
+        case TimeoutError():
+            return FailedHop("transport", passing("no answer in time"))
+        case aiohttp.InvalidURL() | ValueError():
+            return FailedHop("final", UpstreamFailed("no valid host in a URL"))
+        case aiohttp.ClientConnectorError():
+            return FailedHop("transport", passing("no connection"))
+        case _:
+            return FailedHop("transport", passing("connection lost before the answer"))
+
+
+def violation_of(response: ClientResponse, asked: Mapping[str, str]) -> str | None:
+    """Why this head cannot be an answer to what was asked; None when it can."""
+    codings = [value.strip().lower() for value in response.headers.getall(hdrs.TRANSFER_ENCODING, ())]
+    lengths = response.headers.getall(hdrs.CONTENT_LENGTH, ())
+    if response.status < 200:
+        return "a switch of protocols nobody asked for"
+    if response.status == 304 and not _CONDITIONS & asked.keys():
+        return "not modified, without a condition"
+    if response.status == 206 and "range" not in asked:
+        return "a part, without a range"
+    # RFC 9112 §6.1, §6.3: chunked is all we understand, and not from HTTP/1.0; beside a length, or with two
+    # lengths, one of the two ends is a lie.
+    if codings and (codings != ["chunked"] or lengths or response.version != aiohttp.HttpVersion11):
+        return "a framing that is not understood"
+    if len(lengths) > 1:
+        return "more than one length"
+    return None
+
+
+def location_header(response: ClientResponse) -> bytes:
+    found = [value for name, value in response.raw_headers if name.lower() == b"location"]
+    if len(found) != 1:
+        raise UpstreamFailed("a redirect that leads nowhere", upstream_status=response.status)
+    return found[0]
+
+
+async def drain(response: ClientResponse) -> None:
+    """Read the short body of a redirect, so that its connection can be used again; a long or slow one is not
+    worth it."""
+    length = response.content_length
+    if length is None or length > _SMALL_BODY:
+        return
+    try:
+        async with asyncio.timeout(_DRAIN_WITHIN):
+            await response.content.read(_SMALL_BODY)
+    except _BODY_LOST:
+        response.close()
+
+
+def reply_of(response: ClientResponse, there: Destination, asked_at: float, *, bodiless: bool) -> Reply:
+    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+    head = Head(response.status, headers, asked_at, time.time())
+    length = response.content_length
+    bodiless = bodiless or response.status in (204, 304)
+    framed = bodiless or length is not None or hdrs.TRANSFER_ENCODING in response.headers
+    return Reply(head, there.url, length, framed, _Chunks(response, 0 if bodiless else length))
+
+
+class _Chunks:
+    """The body as it comes. Nothing is read ahead beyond aiohttp's buffer of twice 256 KiB: a slow reader
+    stops the socket, and with it the idle timer."""
+
+    def __init__(self, response: ClientResponse, expected: int | None) -> None:
+        self._response = response
+        self._missing = expected
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            data = await self._read()
+        except TimeoutError:
+            raise passing("the body came to a stop") from None
+        except _BODY_LOST:
+            raise passing("the body was cut") from None
+        if self._missing is not None:
+            self._missing -= len(data)
+            if self._missing < 0 or (self._missing and not data):
+                raise passing("a body of another length than declared")
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def _read(self) -> bytes:
+        """At most 256 KiB, b"" at the end.
+
+        When chunk framing breaks in mid-body, aiohttp's C parser closes the connection and stops the idle
+        timer, but never wakes who waits for the body: so the wait is begun anew every second, which it refuses
+        (RuntimeError) on a connection that is gone.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_EVERY) as look:
+                    return await self._response.content.read(CHUNK)
+            except TimeoutError:
+                if not look.expired():
+                    raise

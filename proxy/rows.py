@@ -1,0 +1,108 @@
+"""Rows as values and entries: from memory when it has them, else from their room; and when they were used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from functools import partial
+
+from proxy.core.messages import Entry
+from proxy.directory import ROOMS, RoomName
+from proxy.entries import MARK, dump_entry, load_entry
+from proxy.errors import StoreFailed
+from proxy.memory import FileRow, Table, Value
+from proxy.room import STEP, Room
+from proxy.workers import Workers
+
+log = logging.getLogger("proxy.store")
+
+# Seconds between two writings of access times; a crash forgets that much of who was used last.
+FLUSH_EVERY = 30.0
+
+
+class Rows:
+    """Looks rows up and notes that they were used. Every coroutine raises StoreFailed, nothing else."""
+
+    def __init__(self, table: Table, workers: Workers) -> None:
+        self._table = table
+        self._workers = workers
+        self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
+
+    def peek(self, room: RoomName, key: str) -> Value | None:
+        """The row if it is in memory."""
+        item = self._table.get(room, key)
+        if item is None:
+            return None
+        self._used[room][key] = time.time()
+        return item.value
+
+    async def value(self, room: RoomName, key: str) -> Value | None:
+        """The row, None when there is none."""
+        value = self.peek(room, key)
+        if value is None:
+            value = await self._workers.ask(room, partial(Room.get, key=key), writes=False)
+            if value is not None:
+                self._used[room][key] = time.time()
+        return value
+
+    async def entry_in(self, room: RoomName, key: str, value: Value) -> Entry | None:
+        """The entry of that very row, decoded once while it is in memory. A row that does not decode is
+        dropped, and is None."""
+        item = self._table.get(room, key)
+        if item is not None and item.value is value and item.entry is not None:
+            return item.entry
+        entry = decoded(room, key, value)
+        if entry is None:
+            log.warning("a row of %s does not decode: dropped", room)
+            await self.drop_seen(room, key, value)
+        elif item is not None and item.value is value:
+            item.entry = entry
+        return entry
+
+    async def drop_seen(self, room: RoomName, key: str, seen: Value) -> None:
+        """Drop the row if it is still what was seen."""
+        await self._workers.ask(room, partial(Room.delete_seen, key=key, seen=seen))
+
+    async def tagged(self, room: RoomName, tag: str) -> list[Entry]:
+        """All entries of one tag. Rows that do not decode are left out."""
+        rows = await self._workers.ask(room, lambda there: list(there.tagged(tag, MARK)), writes=False)
+        entries = (decoded(room, key, value) for key, value in rows)
+        return [entry for entry in entries if entry is not None]
+
+    async def flush(self) -> None:
+        """Write the access times collected since the last time."""
+        for name in ROOMS:
+            used, self._used[name] = list(self._used[name].items()), {}
+            for start in range(0, len(used), STEP):
+                await self._workers.ask(name, partial(Room.touch, times=used[start : start + STEP]))
+
+    async def flush_now_and_then(self) -> None:
+        """Write them every FLUSH_EVERY seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_EVERY)
+            with contextlib.suppress(StoreFailed):
+                await self.flush()
+
+
+def dumped(entry: Entry) -> bytes:
+    """The entry as bytes. Raises StoreFailed when it cannot be written."""
+    try:
+        return dump_entry(entry)
+    except ValueError as error:
+        raise StoreFailed("the entry cannot be kept") from error
+
+
+def decoded(room: RoomName, key: str, value: Value) -> Entry | None:
+    """The entry that a row of that key and that body holds, None when it does not."""
+    try:
+        entry = load_entry(value if isinstance(value, bytes) else value.head)
+    except ValueError:
+        return None
+    # A row that holds another key's entry, or names another file than its head, was damaged or swapped.
+    if entry.key != key:
+        return None
+    if isinstance(value, FileRow) and entry.body != f"{room}/{value.filename}":
+        return None
+    return entry

@@ -1,0 +1,593 @@
+"""Bodies on their way: a real store, a real upstream, followers that read while it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import fills as fills_module
+from proxy import upstream as client_side
+from proxy.bodies import Spool
+from proxy.core.messages import Entry
+from proxy.errors import UpstreamFailed, WrongBody
+from proxy.fill import HOLD_BACK, Completed, Fill, Plan, strongest
+from proxy.fills import Fills
+from proxy.store import Store
+from proxy.upstream import Budget, Reply, Site
+from tests.harness.behaviours import Answer, Behaviour
+from tests.harness.bodies import Generated, whole
+from tests.harness.exchange import Gate
+from tests.harness.server import ROOT
+from tests.harness.upstream import Upstream
+from tests.keeping import NAME, TAG, body_of, files_in, open_store
+
+PATH = f"/packages/six/{NAME}"
+KEY = "file|test|six"
+BIG = whole(Generated(400_000))
+SMALL = BIG[:HOLD_BACK]
+MIB = 1024 * 1024
+
+
+class House:
+    """A store, fills over it, and an upstream that answers PATH as it is scripted."""
+
+    def __init__(self, store: Store, upstream: Upstream, client: client_side.Upstream, waiters: int) -> None:
+        self.store = store
+        self.upstream = upstream
+        self.fills = Fills(store, client, waiters=waiters)
+        self.keeping: Callable[[], Awaitable[None]] | None = None
+
+    def says(self, *answers: Behaviour) -> None:
+        """What the upstream answers, in turn."""
+        self.upstream.script(PATH, *answers)
+
+    def plan(self, body: bytes = BIG, *, size: int | None = None, name: str = NAME, **changes: Any) -> Plan:
+        """A plan for that body, pinned by its sha256 and kept, unless told otherwise."""
+
+        async def keep(spool: Spool, done: Completed) -> None:
+            if self.keeping is not None:
+                await self.keeping()
+            entry = Entry(KEY, TAG, self.url, done.head, "", done.size, done.sha256, done.verified)
+            await self.store.adopt("wheels", spool, entry, name)
+
+        options: dict[str, Any] = {"judge": judge, "keep": keep, "size": size, "hashes": {"sha256": sha256(body)}}
+        return Plan(KEY, "test", self.url, **(options | changes))
+
+    @property
+    def url(self) -> str:
+        """Of the file, at the upstream's file host."""
+        return f"{self.upstream.files_url}{PATH}"
+
+    def join(self, plan: Plan) -> Fill:
+        """The fill alone."""
+        return self.fills.join(plan)[0]
+
+    async def get(self, plan: Plan) -> bytes:
+        """The whole body, as one follower reads it."""
+        return await followed(self.join(plan))
+
+    async def over(self, fill: Fill) -> None:
+        """Returns when nothing of that fill is left in incoming/."""
+        await until(lambda: fill.settled and not files_in(self.store.directory / "incoming"))
+
+    async def stored(self) -> bytes | None:
+        """The body that was kept."""
+        return await body_of(self.store, KEY)
+
+    def asked(self) -> list[str | None]:
+        """Cache-Control of every request for the file so far."""
+        return [each.headers.get("cache-control") for each in self.upstream.asked(PATH)]
+
+
+def judge(reply: Reply) -> tuple[int, int | None]:
+    """Only a 200 is a body."""
+    if reply.head.status != 200:
+        raise UpstreamFailed("no file", upstream_status=reply.head.status)
+    return 0, reply.length
+
+
+def sha256(body: bytes) -> str:
+    """Lower-case hex."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def ok(body: bytes = BIG, **changes: Any) -> Answer:
+    """A 200 with that body, perhaps told badly."""
+    return Answer(status=200, body=body, **changes)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Returns once the condition holds; AssertionError after 20 seconds."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("not within 20 s")
+
+
+async def followed(fill: Fill, offset: int = 0, got: bytearray | None = None) -> bytes:
+    """The bytes from ``offset`` to the end; ``got`` grows with them. Closes the fill in every case."""
+    got = bytearray() if got is None else got
+    try:
+        async with asyncio.timeout(20):
+            await fill.ready()
+            while (piece := await fill.beyond(offset + len(got))) is not None:
+                data = os.pread(piece.file.fileno(), piece.count, piece.position)
+                assert len(data) == piece.count > 0
+                got += data
+        return bytes(got)
+    finally:
+        fill.close()
+
+
+async def passed(gate: Gate) -> None:
+    """Returns when the upstream waits at the gate."""
+    assert await asyncio.to_thread(gate.reached.wait, 20)
+
+
+async def waits(work: Awaitable[object]) -> bool:
+    """Whether it is still not done although everybody had time."""
+    done, _ = await asyncio.wait([asyncio.ensure_future(work)], timeout=0.05)
+    return not done
+
+
+@asynccontextmanager
+async def house_in(directory: Path, upstream: Upstream, waiters: int = 100, **limits: int) -> AsyncIterator[House]:
+    """All of it, closed in the order the proxy closes it."""
+    async with AsyncExitStack() as rooms:
+        store = await open_store(directory, **limits)
+        rooms.push_async_callback(store.close)
+        budget = Budget(total=20.0, idle=20.0, retries=0)
+        client = client_side.Upstream([Site("test", upstream.url)], pages=budget, files=budget)
+        rooms.push_async_callback(client.close)
+        house = House(store, upstream, client, waiters)
+        rooms.push_async_callback(house.fills.close)
+        yield house
+
+
+@pytest.fixture
+async def house(tmp_path: Path, upstream: Upstream) -> AsyncIterator[House]:
+    """A house with roomy limits."""
+    async with house_in(tmp_path / "cache", upstream) as made:
+        yield made
+
+
+# --- bodies that are right
+
+
+@pytest.mark.parametrize("body", [b"", b"x", SMALL, SMALL + b"x", BIG], ids=["empty", "1", "held", "held+1", "big"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("listed", [True, False], ids=["size", "no-size"])
+async def test_right_bodies(house: House, body: bytes, framing: Any, listed: bool) -> None:
+    """Followed to the end, verified by the listed hash however it is framed, kept, nothing left in incoming/."""
+    house.says(ok(body, framing=framing))
+    fill, joined = house.fills.join(house.plan(body, size=len(body) if listed else None))
+    assert not joined
+    assert await followed(fill) == body
+    await house.over(fill)
+    assert await house.stored() == body
+    entry = await house.store.entry("wheels", KEY)
+    assert entry is not None
+    assert (entry.size, entry.sha256, entry.verified) == (len(body), sha256(body), True)
+    assert fill.completed is not None
+    assert fill.completed.head.status == 200
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha224", "sha1", "md5"])
+async def test_every_hash_is_checked(house: House, name: str) -> None:
+    """Whatever algorithm the page lists: the right digest is kept as verified, a wrong one is not."""
+    house.says(ok())
+    digest = hashlib.new(name, BIG).hexdigest()
+    assert await house.get(house.plan(hashes={name: digest, "crc32": "0"})) == BIG
+    await house.over(house.join(house.plan(hashes={name: digest})))
+    entry = await house.store.entry("wheels", KEY)
+    assert entry is not None
+    assert (entry.sha256, entry.verified) == (sha256(BIG), True)
+    with pytest.raises(WrongBody):
+        await house.get(house.plan(hashes={name: digest[::-1]}))
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("hashes", [{}, {"crc32": "0"}])
+async def test_without_a_hash_it_is_pinned(house: House, framing: Any, hashes: Mapping[str, str]) -> None:
+    """A length or a proper end in chunks proves it whole; what was kept is marked unverified."""
+    house.says(ok(framing=framing))
+    fill = house.join(house.plan(hashes=hashes))
+    assert await followed(fill) == BIG
+    await house.over(fill)
+    entry = await house.store.entry("wheels", KEY)
+    assert entry is not None
+    assert (entry.sha256, entry.verified) == (sha256(BIG), False)
+
+
+async def test_without_hash_and_end_it_is_not_kept(house: House) -> None:
+    """A body that ends with its connection may have been cut, and nothing could tell."""
+    house.says(ok(framing="close"))
+    fill = house.join(house.plan(hashes={}))
+    got = bytearray()
+    with pytest.raises(WrongBody):
+        await followed(fill, got=got)
+    assert got == BIG[:-HOLD_BACK]
+    await house.over(fill)
+    assert await house.stored() is None
+
+
+async def test_followers_of_a_growing_body(house: House) -> None:
+    """They get what is there but for the last 64 KiB; whoever comes later joins; one request for all."""
+    gate, sent = Gate(), 300_000
+    house.says(ok(stall_after=sent, gate=gate))
+    first, joined = house.fills.join(house.plan())
+    assert not joined
+    got = bytearray()
+    reading = asyncio.create_task(followed(first, got=got))
+    await passed(gate)
+    await until(lambda: len(got) == sent - HOLD_BACK)
+    assert await waits(asyncio.shield(reading))
+    assert len(got) == sent - HOLD_BACK
+    second, joined = house.fills.join(house.plan())
+    assert joined
+    assert second is first
+    late = bytearray()
+    reading_late = asyncio.create_task(followed(second, 1000, late))
+    await until(lambda: len(late) == sent - HOLD_BACK - 1000)
+    gate.open()
+    assert await reading == BIG
+    assert await reading_late == BIG[1000:]
+    assert house.asked() == [None]
+
+
+async def test_a_small_body_shows_nothing_before_it_is_verified(house: House) -> None:
+    """Up to 64 KiB no status line leaves early, so that a failure is a clean 502."""
+    gate = Gate()
+    house.says(ok(SMALL, stall_after=len(SMALL) - 1, gate=gate))
+    fill = house.join(house.plan(SMALL))
+    await passed(gate)
+    ready = asyncio.create_task(fill.ready())
+    assert await waits(asyncio.shield(ready))
+    gate.open()
+    await ready
+    assert fill.completed is not None
+    fill.close()
+
+
+async def test_complete_waits_for_the_verdict(house: House) -> None:
+    """A range of a small file waits for the whole; a body with bytes to show is not a complete one."""
+    gate = Gate()
+    house.says(ok(stall_after=300_000, gate=gate))
+    fill = house.join(house.plan())
+    await fill.ready()
+    completing = asyncio.create_task(fill.complete())
+    assert await waits(asyncio.shield(completing))
+    gate.open()
+    done = await completing
+    assert (done.size, done.sha256, done.verified) == (len(BIG), sha256(BIG), True)
+    fill.close()
+
+
+async def test_a_follower_of_a_finished_fill(house: House) -> None:
+    """Who joins while the body is being kept reads it from the spool, also after that is gone from incoming/."""
+    keeping, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        keeping.set()
+        await go_on.wait()
+
+    house.keeping = wait
+    house.says(ok())
+    first = house.join(house.plan())
+    assert await followed(first) == BIG
+    await keeping.wait()
+    late, joined = house.fills.join(house.plan())
+    assert joined
+    assert late.keeps
+    go_on.set()
+    await house.over(late)
+    piece = await late.beyond(0)
+    assert piece is not None
+    assert not piece.file.closed
+    assert await followed(late) == BIG
+    assert piece.file.closed
+    assert house.asked() == [None]
+
+
+async def test_a_client_that_leaves_does_not_end_it(house: House) -> None:
+    """The fill belongs to nobody: it goes on, is kept, and others never notice."""
+    gate = Gate()
+    house.says(ok(stall_after=300_000, gate=gate))
+    fill = house.join(house.plan())
+    reading = asyncio.create_task(followed(fill))
+    await passed(gate)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert fill.followers == 0
+    gate.open()
+    await house.over(fill)
+    assert await house.stored() == BIG
+    assert house.asked() == [None]
+
+
+# --- bodies that are wrong
+
+
+async def test_a_wrong_hash_is_cut_and_rests(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gets the last 64 KiB, nothing is kept; the second request goes past caches, the third rests."""
+    house.says(ok(corrupt=len(BIG) - 1))
+    for attempt in (1, 2):
+        fill = house.join(house.plan())
+        other = house.join(house.plan())
+        for each in (fill, other):
+            got = bytearray()
+            with pytest.raises(WrongBody) as caught:
+                await followed(each, got=got)
+            assert caught.value.status == 502
+            assert bytes(got) == BIG[:-HOLD_BACK][: len(got)]
+        await house.over(fill)
+        assert await house.stored() is None
+        assert house.asked() == [None, "no-cache"][:attempt]
+    with pytest.raises(UpstreamFailed) as caught_resting:
+        house.join(house.plan())
+    assert (caught_resting.value.status, caught_resting.value.retry_after) == (503, 10)
+    assert len(house.asked()) == 2
+    # A minute later it is asked again, still past caches; the first right body ends that.
+    monkeypatch.setattr(fills_module, "REST_AFTER_MISMATCH", 0.0)
+    house.says(ok())
+    for _ in range(2):
+        fill = house.join(house.plan())
+        assert await followed(fill) == BIG
+        await house.over(fill)
+    assert house.asked() == [None, "no-cache", "no-cache", None]
+
+
+async def test_keys_rest_alone(house: House) -> None:
+    """Another file, and this one with another listed hash, are not what was wrong."""
+    house.says(ok(corrupt=0))
+    for _ in range(2):
+        with pytest.raises(WrongBody):
+            await house.get(house.plan())
+    await until(lambda: len(house.asked()) == 2)
+    house.says(ok())
+    fill = house.join(Plan("another", "test", house.url, judge, None))
+    assert await followed(fill) == BIG
+    assert house.asked()[-1] is None
+
+
+@pytest.mark.parametrize("body", [SMALL, BIG], ids=["small", "big"])
+@pytest.mark.parametrize(
+    ("more", "changes"),
+    [
+        (b"x", {}),
+        (b"x", {"framing": "chunked"}),
+        (b"x", {"framing": "close"}),
+        (b"", {"stop_after": 60_000, "framing": "close"}),
+    ],
+    ids=["declared", "chunked", "close", "short"],
+)
+async def test_a_wrong_size(house: House, body: bytes, more: bytes, changes: dict[str, Any]) -> None:
+    """Declared or found out: a size other than the listed one is a wrong body."""
+    house.says(ok(body + more, **changes))
+    fill = house.join(house.plan(body, size=len(body), hashes={}))
+    got = bytearray()
+    with pytest.raises(WrongBody):
+        await followed(fill, got=got)
+    assert len(got) <= max(0, len(body) - HOLD_BACK + 1)
+    await house.over(fill)
+    assert await house.stored() is None
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_cut_body_is_no_wrong_one(house: House, framing: Any, ending: Any) -> None:
+    """The connection was at fault: followers are cut, nothing is kept, and the next request is an ordinary one."""
+    house.says(ok(stop_after=300_000, framing=framing, ending=ending), ok())
+    fill = house.join(house.plan())
+    got = bytearray()
+    with pytest.raises(UpstreamFailed) as caught:
+        await followed(fill, got=got)
+    assert not isinstance(caught.value, WrongBody)
+    assert (caught.value.status, caught.value.retry_after) == (503, 2)
+    assert len(got) <= 300_000 - HOLD_BACK
+    await house.over(fill)
+    assert await house.get(house.plan()) == BIG
+    assert house.asked() == [None, None]
+
+
+async def test_an_endless_body_is_cut(house: House) -> None:
+    """Without any size the plan's limit holds."""
+    house.says(ok(framing="chunked"))
+    fill = house.join(house.plan(limit=100_000, hashes={}))
+    with pytest.raises(WrongBody):
+        await followed(fill)
+    await house.over(fill)
+    assert await house.stored() is None
+
+
+async def test_what_the_judge_says_reaches_the_followers(house: House) -> None:
+    """A head that is no body is told as it was judged, and does not count as a wrong body."""
+    house.says(Answer(status=404), ok())
+    with pytest.raises(UpstreamFailed) as caught:
+        await house.get(house.plan())
+    assert caught.value.upstream_status == 404
+    await until(lambda: KEY not in house.fills._fills)
+    assert await house.get(house.plan()) == BIG
+    assert house.asked() == [None, None]
+
+
+async def test_a_fault_of_ours_leaves_nobody_waiting(house: House) -> None:
+    """An exception nobody thought of ends the fill; followers are told instead of waiting for ever."""
+
+    def broken(reply: Reply) -> tuple[int, int | None]:
+        raise LookupError("never thought of")
+
+    house.says(ok())
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    with pytest.raises(UpstreamFailed) as caught:
+        await house.get(house.plan(judge=broken))
+    assert caught.value.status == 503
+    await until(lambda: KEY not in house.fills._fills)
+    assert await house.get(house.plan()) == BIG
+
+
+# --- a store that cannot
+
+
+async def test_no_room_for_it(tmp_path: Path, upstream: Upstream) -> None:
+    """A body too large to be kept passes through, verified, without a spool in the cache."""
+    async with house_in(tmp_path / "cache", upstream, max_size=len(BIG)) as house:
+        gate = Gate()
+        house.says(ok(stall_after=300_000, gate=gate))
+        fill = house.join(house.plan(size=len(BIG)))
+        await fill.ready()
+        assert not fill.keeps
+        assert files_in(house.store.directory / "incoming") == {}
+        gate.open()
+        assert await followed(fill) == BIG
+        await house.over(fill)
+        assert await house.stored() is None
+
+
+async def test_a_body_that_cannot_be_adopted(house: House) -> None:
+    """Rule 8: the followers have it all; that it was not kept costs only the next one a request."""
+    house.says(ok())
+    for _ in range(2):
+        fill = house.join(house.plan(name=".hidden"))
+        assert await followed(fill) == BIG
+        await house.over(fill)
+        assert fill.failure is None
+    assert await house.stored() is None
+    assert house.asked() == [None, None]
+
+
+async def test_a_spool_that_cannot_be_removed(house: House) -> None:
+    """Even then the fill ends, is forgotten, and closes its file after the last follower."""
+    gate = Gate()
+    house.says(ok(stall_after=300_000, gate=gate))
+    fill = house.join(house.plan(name=".hidden"))
+    await fill.ready()
+    piece = await fill.beyond(0)
+    assert piece is not None
+    (name,) = files_in(house.store.directory / "incoming")
+    path = house.store.directory / "incoming" / name
+    path.unlink()
+    path.mkdir()
+    gate.open()
+    assert await followed(fill) == BIG
+    await until(lambda: fill.settled)
+    assert piece.file.closed
+    assert KEY not in house.fills._fills
+
+
+async def on_a_disk_that_fills(directory: Path, limit: int) -> None:
+    """Runs in a process of its own: no file may grow beyond ``limit`` bytes, half-way through a body of 1.5 MiB."""
+    body = whole(Generated(MIB + MIB // 2))
+    with Upstream() as upstream:
+        async with house_in(directory, upstream) as house:
+            gate = Gate()
+            house.says(ok(body, stall_after=limit + 200_000 if limit + 200_000 < len(body) else None, gate=gate))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            fill = house.join(house.plan(body))
+            got = bytearray()
+            early = asyncio.create_task(followed(fill, got=got))
+            await until(lambda: len(got) > limit or early.done())
+            late = asyncio.create_task(followed(house.join(house.plan(body)), 1000))
+            gate.open()
+            results = await asyncio.gather(early, late, return_exceptions=True)
+            await house.over(fill)
+            kept = fill.keeps or await house.stored() is not None
+            if results == [body, body[1000:]]:
+                print("all of it", "kept" if kept else "not kept", fill.failure)
+            else:
+                assert all(isinstance(each, UpstreamFailed) for each in results), results
+                print("cut", "kept" if kept else "not kept", fill.failure)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(MIB, "all of it not kept None"), (600_000, "cut not kept no place to put the body")],
+    ids=["cache", "everything"],
+)
+def test_a_disk_that_fills_half_way(tmp_path: Path, limit: int, said: str) -> None:
+    """The rest of the body goes where temporary files go, and followers read across; with no place left they
+    are cut, and nobody waits for ever."""
+    code = (
+        "import asyncio, sys, pathlib; from tests.test_fill import on_a_disk_that_fills as run; "
+        "asyncio.run(run(pathlib.Path(sys.argv[1]), int(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), str(limit)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.strip()) == (0, said), ended.stderr
+
+
+# --- relays, limits, the end
+
+
+async def test_a_relayed_part(house: House) -> None:
+    """A relay begins where its 206 begins, holds nothing back and keeps nothing."""
+    start, gate = 100_000, Gate()
+    house.says(Answer(status=206, body=BIG[start:], stall_after=200_000, gate=gate))
+    plan = house.plan(judge=lambda reply: (start, len(BIG)), keep=None, headers={"Range": f"bytes={start}-"}, hashes={})
+    fill = house.join(plan)
+    got = bytearray()
+    reading = asyncio.create_task(followed(fill, start, got))
+    await until(lambda: len(got) == 200_000)
+    assert not fill.keeps
+    assert fill.size == len(BIG)
+    with pytest.raises(UpstreamFailed):
+        await fill.beyond(start - 1)
+    gate.open()
+    assert await reading == BIG[start:]
+    assert await house.stored() is None
+    assert [each.headers["range"] for each in house.upstream.asked(PATH)] == ["bytes=100000-"]
+
+
+async def test_too_many_wait(tmp_path: Path, upstream: Upstream) -> None:
+    """One more than may wait for a file is told to come again, and harms nobody."""
+    async with house_in(tmp_path / "cache", upstream, waiters=2) as house:
+        gate = Gate()
+        house.says(ok(stall_after=0, gate=gate))
+        followers = [house.join(house.plan()) for _ in range(2)]
+        with pytest.raises(UpstreamFailed) as caught:
+            house.join(house.plan())
+        assert (caught.value.status, caught.value.retry_after) == (503, 2)
+        gate.open()
+        assert [await followed(each) for each in followers] == [BIG, BIG]
+
+
+async def test_close_tells_the_followers(house: House) -> None:
+    """At shutdown nobody waits, no spool is left and nothing is kept."""
+    gate = Gate()
+    house.says(ok(stall_after=300_000, gate=gate))
+    fill = house.join(house.plan())
+    reading = asyncio.create_task(followed(fill))
+    await passed(gate)
+    await house.fills.close()
+    with pytest.raises(UpstreamFailed) as caught:
+        await reading
+    assert (caught.value.status, caught.value.retry_after) == (503, 2)
+    await house.over(fill)
+    assert await house.stored() is None
+
+
+@pytest.mark.parametrize(
+    ("hashes", "expected"),
+    [
+        ({}, None),
+        ({"crc32": "0"}, None),
+        ({"md5": "1", "sha1": "2"}, ("sha1", "2")),
+        ({"md5": "1", "sha256": "2", "sha512": "3"}, ("sha256", "2")),
+        ({"sha512": "3", "blake2b": "4"}, ("sha512", "3")),
+    ],
+)
+def test_strongest(hashes: dict[str, str], expected: tuple[str, str] | None) -> None:
+    """sha256 first, for it is the ETag and costs nothing more; what hashlib lacks is not looked at."""
+    assert strongest(hashes) == expected
