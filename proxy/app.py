@@ -31,6 +31,9 @@ from proxy.web.translate import Sender
 _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
 _FIELD_MAX = 8192
+_BACKLOG = 1024
+_AFTER_CUT = 1.0
+"""Seconds for handlers to notice that their connection is gone."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -61,13 +64,28 @@ async def serve(settings: Settings) -> None:
             hosts=frozenset(settings.server.allowed_hosts),
             observers=(log.access_log(),),
         )
-        runner = web.ServerRunner(_listener(settings, door), shutdown_timeout=settings.server.drain)
+        listener = _listener(settings, door)
+        runner = web.ServerRunner(listener, shutdown_timeout=_AFTER_CUT)
         await runner.setup()
         rooms.push_async_callback(runner.cleanup)
-        await _listen(runner, settings)
+        site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=_BACKLOG)
+        await site.start()
         _announce(settings, runner)
         await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
+        await site.stop()
+        await _drain(listener, door, settings.server.drain)
+
+
+async def _drain(listener: Listener, door: Door, seconds: float) -> None:
+    """Let what is under way end; after ``seconds`` cut it, so that nobody takes a part for the whole."""
+    listener.pre_shutdown()  # idle connections close now, the others after their answer
+    try:
+        async with asyncio.timeout(seconds):
+            await door.idle()
+    except TimeoutError:
+        _log.warning("cutting what is still under way", extra={"event": "cutting"})
+        listener.cut_all()
 
 
 async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gateway]:
@@ -115,9 +133,7 @@ def rules_of(settings: Settings) -> Rules:
 
 def _upstream(settings: Settings) -> Upstream:
     limits = settings.limits
-    sites = [
-        Site(index.name, index.url, index.private, index.proxy, index.ca_file) for index in settings.index
-    ]
+    sites = [Site(index.name, index.url, index.private, index.proxy, index.ca_file) for index in settings.index]
 
     def budget(total: float | None) -> Budget:
         return Budget(
@@ -143,11 +159,6 @@ def _listener(settings: Settings, door: Door) -> Listener:
     )
 
 
-async def _listen(runner: web.ServerRunner, settings: Settings) -> None:
-    site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=1024)
-    await site.start()
-
-
 def _announce(settings: Settings, runner: web.ServerRunner) -> None:
     """The start line: where, which index, what to set, how to share."""
     host, port = runner.addresses[0][:2]
@@ -165,9 +176,7 @@ def _announce(settings: Settings, runner: web.ServerRunner) -> None:
         # pip takes plain http only from a trusted host, except on loopback.
         parts.append(f"and PIP_TRUSTED_HOST={named} (pip asks for it over plain http)")
     else:
-        parts.append(
-            f"to share it on a LAN: --host 0.0.0.0, and clients add PIP_TRUSTED_HOST={socket.gethostname()}"
-        )
+        parts.append(f"to share it on a LAN: --host 0.0.0.0, and clients add PIP_TRUSTED_HOST={socket.gethostname()}")
     fields = {
         "version": __version__,
         "host": host,
@@ -176,8 +185,6 @@ def _announce(settings: Settings, runner: web.ServerRunner) -> None:
         "index_url": index_url,
         "cache_dir": str(settings.cache.dir),
     }
-    _log.info(
-        "%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}}
-    )
+    _log.info("%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}})
     with suppress(AttributeError):
         logging.getLogger().handlers[0].flush()

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -75,6 +76,7 @@ class Fill:
         self.completed: Completed | None = None
         self.followers = 0
         self.settled = False
+        self.task: asyncio.Task[None] | None = None
         self._store = store
         self._upstream = upstream
         self._received = 0
@@ -83,6 +85,11 @@ class Fill:
         self._spool: Spool | None = None
         # (offset of the first byte in the body, file): a second one only when the cache's disk failed half-way.
         self._segments: list[tuple[int, BinaryIO]] = []
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether this is a relay that everybody left: it is being cancelled, nobody may join it."""
+        return self.plan.keep is None and self.task is not None and self.followers <= 0
 
     @property
     def keeps(self) -> bool:
@@ -117,8 +124,10 @@ class Fill:
         raise UpstreamFailed("the bytes asked for lie before the part that is fetched")
 
     def leave(self) -> None:
-        """One follower less."""
+        """One follower less. What will be kept goes on without any; a relay without them is work for nobody."""
         self.followers -= 1
+        if self.plan.keep is None and self.followers <= 0 and not self.settled and self.task is not None:
+            self.task.cancel()
         self._release()
 
     async def _change(self) -> None:
@@ -141,7 +150,8 @@ class Fill:
     # -- the fetch -------------------------------------------------------------------------------------------
 
     async def run(self, extra_headers: Mapping[str, str]) -> None:
-        """Fetch, verify, keep. Never raises but CancelledError: what goes wrong is told to the followers."""
+        """Fetch, verify, keep. What goes wrong is told to the followers; only a cancellation, or a fault of ours,
+        is raised as well."""
         try:
             plan = self.plan
             headers = {**plan.headers, **extra_headers}
@@ -164,9 +174,20 @@ class Fill:
         except asyncio.CancelledError:
             self._fail(UpstreamFailed("the proxy is shutting down", status=503, retry_after=2))
             raise
+        except Exception:
+            # A fault of ours: the task's end reports it, and nobody may wait for what will not come.
+            self._fail(UpstreamFailed("the proxy failed", status=503, retry_after=2))
+            raise
         finally:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        try:
             if self._spool is not None:
-                await asyncio.shield(self._store.discard(self._spool))
+                with suppress(StoreFailed):
+                    await asyncio.shield(self._store.discard(self._spool))
+        finally:
+            # Also when a shutdown cancels the wait, or the file would stay open for ever.
             self.settled = True
             self._release()
 

@@ -18,6 +18,8 @@ from proxy.upstream import Upstream
 REST_AFTER_MISMATCH = 60.0
 """Seconds a URL is left alone after its second wrong body in a row."""
 _REMEMBERED = 4096
+_RELAYS = 6
+"""Ranges of one index relayed at a time."""
 
 
 class Fills:
@@ -38,6 +40,8 @@ class Fills:
         bodies, or when too many wait for it.
         """
         fill = self._fills.get(plan.key)
+        if fill is not None and fill.abandoned:
+            fill = None
         joined = fill is not None
         if fill is None:
             fill = self._start(plan)
@@ -46,6 +50,10 @@ class Fills:
         return Follower(fill), joined
 
     def _start(self, plan: Plan) -> Fill:
+        relays = sum(each.plan.keep is None and each.plan.index == plan.index for each in self._fills.values())
+        if plan.keep is None and relays >= _RELAYS:
+            # They would take every connection from the files that are fetched for all.
+            raise UpstreamFailed("too many ranges of this index are being relayed", status=503, retry_after=2)
         count, since = self._mismatches.get(plan.key, (0, 0.0))
         rested = time.monotonic() - since
         if count >= 2 and rested < REST_AFTER_MISMATCH:
@@ -53,7 +61,7 @@ class Fills:
         fill = self._fills[plan.key] = Fill(plan, self._store, self._upstream)
         # Rule 3: after a wrong body the next request asks past the caches between us and the origin.
         extra = {"Cache-Control": "no-cache"} if count else {}
-        task = asyncio.create_task(self._run(fill, extra), name=f"fill {plan.key}")
+        task = fill.task = asyncio.create_task(self._run(fill, extra), name=f"fill {plan.key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return fill
@@ -63,7 +71,8 @@ class Fills:
         try:
             await fill.run(extra)
         finally:
-            self._fills.pop(key, None)
+            if self._fills.get(key) is fill:
+                del self._fills[key]
             if isinstance(fill.failure, WrongBody):
                 count, _ = self._mismatches.pop(key, (0, 0.0))
                 self._mismatches[key] = (count + 1, time.monotonic())

@@ -103,7 +103,7 @@ def access_log() -> Observer:
         notes = "".join(f" {note}" for note in ("collapsed", "aborted") if fields[note])
         log.log(
             level,
-            "%s %s %d %s%s %dB %.1fms (%s) %s",
+            "%s %s %d %s%s %dB %.1fms (%s) %s%s",
             clean(event.method),
             clean(event.path),
             event.status,

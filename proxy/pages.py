@@ -24,7 +24,12 @@ from proxy.renditions import BASE, BASE_UP, View, body_of, derive
 from proxy.room import Row
 from proxy.store import Store
 
+# The entry that speaks for a page, and its rendition when that is a page and not a 404.
+Held = tuple[Entry | None, bytes | None]
+
 _LOOKS = 10_000
+_READS = 3
+"""Times a page that is replaced while it is read is read again."""
 
 
 class Pages:
@@ -62,9 +67,7 @@ class Pages:
         if media_type is None:
             raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
         view = View(media_type, target.up, negotiation.accepts_gzip(request.headers.get("accept-encoding")))
-        entry = await self._lookups.known(target)
-        if entry is not None and entry.head.status == 200 and await self._rendition(entry, view) is None:
-            entry = None  # its body was evicted: a head without a body is a miss
+        entry, shown = await self._known(target, view)
         before = decide.before_upstream(request, entry, self._clock(), self._rules)
         match before:
             case decide.Serve():
@@ -72,18 +75,32 @@ class Pages:
                 if before.refresh_behind:
                     self._lookups.fetch(target, request, entry)
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
-                return await self._show(request, entry, view, status)
+                return await self._show(request, entry, view, status, shown)
             case decide.Refuse():
                 retry_after = 2 if before.status == 503 else None
                 raise UpstreamFailed(before.because, status=before.status, retry_after=retry_after)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
-                return await self._forward(request, target, entry, view, before.because)
+                return await self._forward(request, target, (entry, shown), view, before.because)
             case _:
                 assert_never(before)
 
-    async def _forward(
-        self, request: Request, target: PageTarget, entry: Entry | None, view: View, because: str
-    ) -> Answer:
+    async def _known(self, target: PageTarget, view: View) -> Held:
+        """The entry that speaks for a page, and its rendition. A head whose body was evicted is no entry; one
+        whose version was replaced between the two reads is read again."""
+        entry = await self._lookups.known(target)
+        for _ in range(_READS):
+            if entry is None or entry.head.status != 200:
+                return entry, None
+            shown = await self._rendition(entry, view)
+            if shown is not None:
+                return entry, shown
+            before, entry = entry, await self._lookups.known(target)
+            if entry is not None and entry.body == before.body:
+                break
+        return None, None
+
+    async def _forward(self, request: Request, target: PageTarget, held: Held, view: View, because: str) -> Answer:
+        entry = held[0]
         asked = self._clock()
         flight, joined = self._lookups.fetch(target, request, entry)
         try:
@@ -97,7 +114,7 @@ class Pages:
                 fetched = Fetched(after, None, entry)
         forward = "uri-miss" if entry is None else "stale"
         status = CacheStatus("miss", because, forward=forward, forward_status=fetched.status, collapsed=joined)
-        answer = await self._after(request, fetched, view, status)
+        answer = await self._after(request, fetched, held, view, status)
         return replace(answer, upstream_seconds=self._clock() - asked)
 
     async def _patiently(self, flight: asyncio.Task[Fetched], asked: float) -> Fetched:
@@ -108,7 +125,14 @@ class Pages:
         except TimeoutError:
             raise UpstreamFailed("the upstream does not answer", status=503, retry_after=2) from None
 
-    async def _after(self, request: Request, fetched: Fetched, view: View, status: CacheStatus) -> Answer:
+    async def _after(
+        self,
+        request: Request,
+        fetched: Fetched,
+        held: Held,
+        view: View,
+        status: CacheStatus,
+    ) -> Answer:
         after, entry = fetched.after, fetched.entry
         match after:
             case decide.Keep():
@@ -125,7 +149,11 @@ class Pages:
             case _:
                 assert_never(after)
         assert entry is not None
-        return await self._show(request, entry, view, status, fetched.base)
+        known, shown = held
+        if known is None or known.body != entry.body or shown is None:
+            # Another version than the one held before the flight. Its base came with it, or is in the store.
+            shown = await self._rendition(entry, view, fetched.base) if entry.head.status == 200 else None
+        return await self._show(request, entry, view, status, shown)
 
     # -- what is known ---------------------------------------------------------------------------------------
 
@@ -187,11 +215,10 @@ class Pages:
     # -- the page as bytes -----------------------------------------------------------------------------------
 
     async def _show(
-        self, request: Request, entry: Entry, view: View, status: CacheStatus, base: bytes | None = None
+        self, request: Request, entry: Entry, view: View, status: CacheStatus, rendition: bytes | None
     ) -> Answer:
         if entry.head.status != 200:
             raise Refused("the index has no such project", status=404, outcome="negative")
-        rendition = await self._rendition(entry, view, base)
         if rendition is None:
             raise UpstreamFailed("the page was evicted a moment ago; ask again", status=503, retry_after=1)
         etag = view.etag(rendition)

@@ -20,10 +20,11 @@ from proxy import upstream as client_side
 from proxy.bodies import Spool
 from proxy.core.messages import Entry
 from proxy.errors import UpstreamFailed, WrongBody
-from proxy.fill import HOLD_BACK, Completed, Fill, Plan, strongest
+from proxy.fill import HOLD_BACK, Completed, Follower, Plan, strongest
 from proxy.fills import Fills
+from proxy.replies import Reply
 from proxy.store import Store
-from proxy.upstream import Budget, Reply, Site
+from proxy.upstream import Budget, Site
 from tests.harness.behaviours import Answer, Behaviour
 from tests.harness.bodies import Generated, whole
 from tests.harness.exchange import Gate
@@ -68,17 +69,17 @@ class House:
         """Of the file, at the upstream's file host."""
         return f"{self.upstream.files_url}{PATH}"
 
-    def join(self, plan: Plan) -> Fill:
-        """The fill alone."""
+    def join(self, plan: Plan) -> Follower:
+        """A follower, whether or not its fill was under way."""
         return self.fills.join(plan)[0]
 
     async def get(self, plan: Plan) -> bytes:
         """The whole body, as one follower reads it."""
         return await followed(self.join(plan))
 
-    async def over(self, fill: Fill) -> None:
-        """Returns when nothing of that fill is left in incoming/."""
-        await until(lambda: fill.settled and not files_in(self.store.directory / "incoming"))
+    async def over(self, follower: Follower) -> None:
+        """Returns when nothing of its fill is left in incoming/."""
+        await until(lambda: follower.fill.settled and not files_in(self.store.directory / "incoming"))
 
     async def stored(self) -> bytes | None:
         """The body that was kept."""
@@ -115,19 +116,19 @@ async def until(condition: Callable[[], object]) -> None:
     raise AssertionError("not within 20 s")
 
 
-async def followed(fill: Fill, offset: int = 0, got: bytearray | None = None) -> bytes:
-    """The bytes from ``offset`` to the end; ``got`` grows with them. Closes the fill in every case."""
+async def followed(follower: Follower, offset: int = 0, got: bytearray | None = None) -> bytes:
+    """The bytes from ``offset`` to the end; ``got`` grows with them. Closes the follower in every case."""
     got = bytearray() if got is None else got
     try:
         async with asyncio.timeout(20):
-            await fill.ready()
-            while (piece := await fill.beyond(offset + len(got))) is not None:
+            await follower.fill.ready()
+            while (piece := await follower.beyond(offset + len(got))) is not None:
                 data = os.pread(piece.file.fileno(), piece.count, piece.position)
                 assert len(data) == piece.count > 0
                 got += data
         return bytes(got)
     finally:
-        fill.close()
+        follower.close()
 
 
 async def passed(gate: Gate) -> None:
@@ -171,16 +172,16 @@ async def house(tmp_path: Path, upstream: Upstream) -> AsyncIterator[House]:
 async def test_right_bodies(house: House, body: bytes, framing: Any, listed: bool) -> None:
     """Followed to the end, verified by the listed hash however it is framed, kept, nothing left in incoming/."""
     house.says(ok(body, framing=framing))
-    fill, joined = house.fills.join(house.plan(body, size=len(body) if listed else None))
+    follower, joined = house.fills.join(house.plan(body, size=len(body) if listed else None))
     assert not joined
-    assert await followed(fill) == body
-    await house.over(fill)
+    assert await followed(follower) == body
+    await house.over(follower)
     assert await house.stored() == body
     entry = await house.store.entry("wheels", KEY)
     assert entry is not None
     assert (entry.size, entry.sha256, entry.verified) == (len(body), sha256(body), True)
-    assert fill.completed is not None
-    assert fill.completed.head.status == 200
+    assert follower.fill.completed is not None
+    assert follower.fill.completed.head.status == 200
 
 
 @pytest.mark.parametrize("name", ["sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha224", "sha1", "md5"])
@@ -188,8 +189,9 @@ async def test_every_hash_is_checked(house: House, name: str) -> None:
     """Whatever algorithm the page lists: the right digest is kept as verified, a wrong one is not."""
     house.says(ok())
     digest = hashlib.new(name, BIG).hexdigest()
-    assert await house.get(house.plan(hashes={name: digest, "crc32": "0"})) == BIG
-    await house.over(house.join(house.plan(hashes={name: digest})))
+    follower = house.join(house.plan(hashes={name: digest, "crc32": "0"}))
+    assert await followed(follower) == BIG
+    await house.over(follower)
     entry = await house.store.entry("wheels", KEY)
     assert entry is not None
     assert (entry.sha256, entry.verified) == (sha256(BIG), True)
@@ -202,9 +204,9 @@ async def test_every_hash_is_checked(house: House, name: str) -> None:
 async def test_without_a_hash_it_is_pinned(house: House, framing: Any, hashes: Mapping[str, str]) -> None:
     """A length or a proper end in chunks proves it whole; what was kept is marked unverified."""
     house.says(ok(framing=framing))
-    fill = house.join(house.plan(hashes=hashes))
-    assert await followed(fill) == BIG
-    await house.over(fill)
+    follower = house.join(house.plan(hashes=hashes))
+    assert await followed(follower) == BIG
+    await house.over(follower)
     entry = await house.store.entry("wheels", KEY)
     assert entry is not None
     assert (entry.sha256, entry.verified) == (sha256(BIG), False)
@@ -213,12 +215,12 @@ async def test_without_a_hash_it_is_pinned(house: House, framing: Any, hashes: M
 async def test_without_hash_and_end_it_is_not_kept(house: House) -> None:
     """A body that ends with its connection may have been cut, and nothing could tell."""
     house.says(ok(framing="close"))
-    fill = house.join(house.plan(hashes={}))
+    follower = house.join(house.plan(hashes={}))
     got = bytearray()
     with pytest.raises(WrongBody):
-        await followed(fill, got=got)
+        await followed(follower, got=got)
     assert got == BIG[:-HOLD_BACK]
-    await house.over(fill)
+    await house.over(follower)
     assert await house.stored() is None
 
 
@@ -236,7 +238,7 @@ async def test_followers_of_a_growing_body(house: House) -> None:
     assert len(got) == sent - HOLD_BACK
     second, joined = house.fills.join(house.plan())
     assert joined
-    assert second is first
+    assert second.fill is first.fill
     late = bytearray()
     reading_late = asyncio.create_task(followed(second, 1000, late))
     await until(lambda: len(late) == sent - HOLD_BACK - 1000)
@@ -250,28 +252,28 @@ async def test_a_small_body_shows_nothing_before_it_is_verified(house: House) ->
     """Up to 64 KiB no status line leaves early, so that a failure is a clean 502."""
     gate = Gate()
     house.says(ok(SMALL, stall_after=len(SMALL) - 1, gate=gate))
-    fill = house.join(house.plan(SMALL))
+    follower = house.join(house.plan(SMALL))
     await passed(gate)
-    ready = asyncio.create_task(fill.ready())
+    ready = asyncio.create_task(follower.fill.ready())
     assert await waits(asyncio.shield(ready))
     gate.open()
     await ready
-    assert fill.completed is not None
-    fill.close()
+    assert follower.fill.completed is not None
+    follower.close()
 
 
 async def test_complete_waits_for_the_verdict(house: House) -> None:
     """A range of a small file waits for the whole; a body with bytes to show is not a complete one."""
     gate = Gate()
     house.says(ok(stall_after=300_000, gate=gate))
-    fill = house.join(house.plan())
-    await fill.ready()
-    completing = asyncio.create_task(fill.complete())
+    follower = house.join(house.plan())
+    await follower.fill.ready()
+    completing = asyncio.create_task(follower.fill.complete())
     assert await waits(asyncio.shield(completing))
     gate.open()
     done = await completing
     assert (done.size, done.sha256, done.verified) == (len(BIG), sha256(BIG), True)
-    fill.close()
+    follower.close()
 
 
 async def test_a_follower_of_a_finished_fill(house: House) -> None:
@@ -289,7 +291,7 @@ async def test_a_follower_of_a_finished_fill(house: House) -> None:
     await keeping.wait()
     late, joined = house.fills.join(house.plan())
     assert joined
-    assert late.keeps
+    assert late.fill.keeps
     go_on.set()
     await house.over(late)
     piece = await late.beyond(0)
@@ -304,15 +306,15 @@ async def test_a_client_that_leaves_does_not_end_it(house: House) -> None:
     """The fill belongs to nobody: it goes on, is kept, and others never notice."""
     gate = Gate()
     house.says(ok(stall_after=300_000, gate=gate))
-    fill = house.join(house.plan())
-    reading = asyncio.create_task(followed(fill))
+    follower = house.join(house.plan())
+    reading = asyncio.create_task(followed(follower))
     await passed(gate)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert fill.followers == 0
+    assert follower.fill.followers == 0
     gate.open()
-    await house.over(fill)
+    await house.over(follower)
     assert await house.stored() == BIG
     assert house.asked() == [None]
 
@@ -324,15 +326,15 @@ async def test_a_wrong_hash_is_cut_and_rests(house: House, monkeypatch: pytest.M
     """Nobody gets the last 64 KiB, nothing is kept; the second request goes past caches, the third rests."""
     house.says(ok(corrupt=len(BIG) - 1))
     for attempt in (1, 2):
-        fill = house.join(house.plan())
+        follower = house.join(house.plan())
         other = house.join(house.plan())
-        for each in (fill, other):
+        for each in (follower, other):
             got = bytearray()
             with pytest.raises(WrongBody) as caught:
                 await followed(each, got=got)
             assert caught.value.status == 502
             assert bytes(got) == BIG[:-HOLD_BACK][: len(got)]
-        await house.over(fill)
+        await house.over(follower)
         assert await house.stored() is None
         assert house.asked() == [None, "no-cache"][:attempt]
     with pytest.raises(UpstreamFailed) as caught_resting:
@@ -343,9 +345,9 @@ async def test_a_wrong_hash_is_cut_and_rests(house: House, monkeypatch: pytest.M
     monkeypatch.setattr(fills_module, "REST_AFTER_MISMATCH", 0.0)
     house.says(ok())
     for _ in range(2):
-        fill = house.join(house.plan())
-        assert await followed(fill) == BIG
-        await house.over(fill)
+        follower = house.join(house.plan())
+        assert await followed(follower) == BIG
+        await house.over(follower)
     assert house.asked() == [None, "no-cache", "no-cache", None]
 
 
@@ -353,12 +355,14 @@ async def test_keys_rest_alone(house: House) -> None:
     """Another file, and this one with another listed hash, are not what was wrong."""
     house.says(ok(corrupt=0))
     for _ in range(2):
+        follower = house.join(house.plan())
         with pytest.raises(WrongBody):
-            await house.get(house.plan())
-    await until(lambda: len(house.asked()) == 2)
+            await followed(follower)
+        await house.over(follower)
+    with pytest.raises(UpstreamFailed):
+        house.join(house.plan())
     house.says(ok())
-    fill = house.join(Plan("another", "test", house.url, judge, None))
-    assert await followed(fill) == BIG
+    assert await house.get(Plan("another", "test", house.url, judge, None)) == BIG
     assert house.asked()[-1] is None
 
 
@@ -376,12 +380,12 @@ async def test_keys_rest_alone(house: House) -> None:
 async def test_a_wrong_size(house: House, body: bytes, more: bytes, changes: dict[str, Any]) -> None:
     """Declared or found out: a size other than the listed one is a wrong body."""
     house.says(ok(body + more, **changes))
-    fill = house.join(house.plan(body, size=len(body), hashes={}))
+    follower = house.join(house.plan(body, size=len(body), hashes={}))
     got = bytearray()
     with pytest.raises(WrongBody):
-        await followed(fill, got=got)
+        await followed(follower, got=got)
     assert len(got) <= max(0, len(body) - HOLD_BACK + 1)
-    await house.over(fill)
+    await house.over(follower)
     assert await house.stored() is None
 
 
@@ -390,14 +394,14 @@ async def test_a_wrong_size(house: House, body: bytes, more: bytes, changes: dic
 async def test_a_cut_body_is_no_wrong_one(house: House, framing: Any, ending: Any) -> None:
     """The connection was at fault: followers are cut, nothing is kept, and the next request is an ordinary one."""
     house.says(ok(stop_after=300_000, framing=framing, ending=ending), ok())
-    fill = house.join(house.plan())
+    follower = house.join(house.plan())
     got = bytearray()
     with pytest.raises(UpstreamFailed) as caught:
-        await followed(fill, got=got)
+        await followed(follower, got=got)
     assert not isinstance(caught.value, WrongBody)
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
     assert len(got) <= 300_000 - HOLD_BACK
-    await house.over(fill)
+    await house.over(follower)
     assert await house.get(house.plan()) == BIG
     assert house.asked() == [None, None]
 
@@ -405,10 +409,10 @@ async def test_a_cut_body_is_no_wrong_one(house: House, framing: Any, ending: An
 async def test_an_endless_body_is_cut(house: House) -> None:
     """Without any size the plan's limit holds."""
     house.says(ok(framing="chunked"))
-    fill = house.join(house.plan(limit=100_000, hashes={}))
+    follower = house.join(house.plan(limit=100_000, hashes={}))
     with pytest.raises(WrongBody):
-        await followed(fill)
-    await house.over(fill)
+        await followed(follower)
+    await house.over(follower)
     assert await house.stored() is None
 
 
@@ -446,13 +450,13 @@ async def test_no_room_for_it(tmp_path: Path, upstream: Upstream) -> None:
     async with house_in(tmp_path / "cache", upstream, max_size=len(BIG)) as house:
         gate = Gate()
         house.says(ok(stall_after=300_000, gate=gate))
-        fill = house.join(house.plan(size=len(BIG)))
-        await fill.ready()
-        assert not fill.keeps
+        follower = house.join(house.plan(size=len(BIG)))
+        await follower.fill.ready()
+        assert not follower.fill.keeps
         assert files_in(house.store.directory / "incoming") == {}
         gate.open()
-        assert await followed(fill) == BIG
-        await house.over(fill)
+        assert await followed(follower) == BIG
+        await house.over(follower)
         assert await house.stored() is None
 
 
@@ -460,10 +464,10 @@ async def test_a_body_that_cannot_be_adopted(house: House) -> None:
     """Rule 8: the followers have it all; that it was not kept costs only the next one a request."""
     house.says(ok())
     for _ in range(2):
-        fill = house.join(house.plan(name=".hidden"))
-        assert await followed(fill) == BIG
-        await house.over(fill)
-        assert fill.failure is None
+        follower = house.join(house.plan(name=".hidden"))
+        assert await followed(follower) == BIG
+        await house.over(follower)
+        assert follower.fill.failure is None
     assert await house.stored() is None
     assert house.asked() == [None, None]
 
@@ -472,17 +476,17 @@ async def test_a_spool_that_cannot_be_removed(house: House) -> None:
     """Even then the fill ends, is forgotten, and closes its file after the last follower."""
     gate = Gate()
     house.says(ok(stall_after=300_000, gate=gate))
-    fill = house.join(house.plan(name=".hidden"))
-    await fill.ready()
-    piece = await fill.beyond(0)
+    follower = house.join(house.plan(name=".hidden"))
+    await follower.fill.ready()
+    piece = await follower.beyond(0)
     assert piece is not None
     (name,) = files_in(house.store.directory / "incoming")
     path = house.store.directory / "incoming" / name
     path.unlink()
     path.mkdir()
     gate.open()
-    assert await followed(fill) == BIG
-    await until(lambda: fill.settled)
+    assert await followed(follower) == BIG
+    await until(lambda: follower.fill.settled)
     assert piece.file.closed
     assert KEY not in house.fills._fills
 
@@ -495,20 +499,20 @@ async def on_a_disk_that_fills(directory: Path, limit: int) -> None:
             gate = Gate()
             house.says(ok(body, stall_after=limit + 200_000 if limit + 200_000 < len(body) else None, gate=gate))
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            fill = house.join(house.plan(body))
+            follower = house.join(house.plan(body))
             got = bytearray()
-            early = asyncio.create_task(followed(fill, got=got))
+            early = asyncio.create_task(followed(follower, got=got))
             await until(lambda: len(got) > limit or early.done())
             late = asyncio.create_task(followed(house.join(house.plan(body)), 1000))
             gate.open()
             results = await asyncio.gather(early, late, return_exceptions=True)
-            await house.over(fill)
-            kept = fill.keeps or await house.stored() is not None
+            await house.over(follower)
+            kept = follower.fill.keeps or await house.stored() is not None
             if results == [body, body[1000:]]:
-                print("all of it", "kept" if kept else "not kept", fill.failure)
+                print("all of it", "kept" if kept else "not kept", follower.fill.failure)
             else:
                 assert all(isinstance(each, UpstreamFailed) for each in results), results
-                print("cut", "kept" if kept else "not kept", fill.failure)
+                print("cut", "kept" if kept else "not kept", follower.fill.failure)
 
 
 @pytest.mark.parametrize(
@@ -536,14 +540,14 @@ async def test_a_relayed_part(house: House) -> None:
     start, gate = 100_000, Gate()
     house.says(Answer(status=206, body=BIG[start:], stall_after=200_000, gate=gate))
     plan = house.plan(judge=lambda reply: (start, len(BIG)), keep=None, headers={"Range": f"bytes={start}-"}, hashes={})
-    fill = house.join(plan)
+    follower = house.join(plan)
     got = bytearray()
-    reading = asyncio.create_task(followed(fill, start, got))
+    reading = asyncio.create_task(followed(follower, start, got))
     await until(lambda: len(got) == 200_000)
-    assert not fill.keeps
-    assert fill.size == len(BIG)
+    assert not follower.fill.keeps
+    assert follower.fill.size == len(BIG)
     with pytest.raises(UpstreamFailed):
-        await fill.beyond(start - 1)
+        await follower.beyond(start - 1)
     gate.open()
     assert await reading == BIG[start:]
     assert await house.stored() is None
@@ -567,15 +571,30 @@ async def test_close_tells_the_followers(house: House) -> None:
     """At shutdown nobody waits, no spool is left and nothing is kept."""
     gate = Gate()
     house.says(ok(stall_after=300_000, gate=gate))
-    fill = house.join(house.plan())
-    reading = asyncio.create_task(followed(fill))
+    follower = house.join(house.plan())
+    reading = asyncio.create_task(followed(follower))
     await passed(gate)
     await house.fills.close()
     with pytest.raises(UpstreamFailed) as caught:
         await reading
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
-    await house.over(fill)
+    await house.over(follower)
     assert await house.stored() is None
+
+
+async def test_close_while_a_wrong_body_is_thrown_away(house: House) -> None:
+    """A shutdown at that moment leaves no file open either."""
+    house.says(ok(corrupt=len(BIG) - 1))
+    follower = house.join(house.plan())
+    await follower.fill.ready()
+    piece = await follower.beyond(0)
+    assert piece is not None
+    with pytest.raises(WrongBody):
+        await followed(follower)
+    assert not follower.fill.settled
+    await house.fills.close()
+    assert follower.fill.settled
+    assert piece.file.closed
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,7 @@ def _document(error: ProxyError, sentence: str, request_id: str) -> bytes:
         "status": error.status,
         "detail": sentence,
         "because": error.because,
-        "blame": "client"
-        if isinstance(error, Refused)
-        else "upstream"
-        if error.status in (502, 503, 504)
-        else "proxy",
+        "blame": "client" if isinstance(error, Refused) else "upstream" if error.status in (502, 503, 504) else "proxy",
         "request_id": request_id,
     }
     return orjson.dumps(document)

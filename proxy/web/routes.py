@@ -19,7 +19,7 @@ from proxy.events import Event, Observer
 from proxy.gateway import Gateway
 from proxy.web.gate import admit
 from proxy.web.problems import problem
-from proxy.web.translate import Sender, Sent, translated
+from proxy.web.translate import Sender, Sent, reset, translated
 
 _log = logging.getLogger("proxy.web")
 
@@ -53,10 +53,15 @@ class Door:
         self._default = default
         self._hosts = hosts
         self._observers = observers
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         """Answer one request and tell the observers."""
         began = time.perf_counter()
+        self._under_way += 1
+        self._idle.clear()
         request_id = secrets.token_hex(8)
         try:
             answer = await self._answer(incoming)
@@ -71,6 +76,13 @@ class Door:
             return await self._sender.send(incoming, answer, sent)
         finally:
             self._tell(incoming, answer, sent, time.perf_counter() - began, request_id)
+            self._under_way -= 1
+            if self._under_way == 0:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once no request is under way."""
+        await self._idle.wait()
 
     async def _answer(self, incoming: web.BaseRequest) -> Answer:
         admit(incoming.method, incoming.raw_path, incoming.version, incoming.headers, self._hosts)
@@ -91,13 +103,12 @@ class Door:
             return _plain(200, {"status": "degraded", "because": degraded}, degraded)
         return _plain(200, {"status": "ready"}, "the proxy serves")
 
-    def _tell(
-        self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str
-    ) -> None:
+    def _tell(self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str) -> None:
         status = answer.cache_status
         event = Event(
             method=incoming.method,
-            path=incoming.raw_path.partition("?")[0],
+            # A target in absolute form may carry credentials.
+            path=incoming.raw_path.partition("?")[0] if incoming.raw_path.startswith("/") else "-",
             outcome=status.outcome,
             because=status.because,
             status=sent.status,
@@ -130,6 +141,11 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to a request that could not even be parsed, and to a fault of ours."""
+        if request.writer.output_size > 0:
+            # A head is out already: what follows would be read as its body.
+            if self.transport is not None:
+                reset(self.transport)
+            raise ConnectionResetError("the response was cut")
         if status >= 500:
             _log.error("a request failed", exc_info=exc)
             error = ProxyError("the proxy failed", status=status)
@@ -147,9 +163,7 @@ class Connection(web.RequestHandler):
 class Listener(web.Server):
     """Makes connections, a bounded number at a time."""
 
-    def __init__(
-        self, handler: Callable[[web.BaseRequest], object], *, connections_max: int, **kwargs: object
-    ) -> None:
+    def __init__(self, handler: Callable[[web.BaseRequest], object], *, connections_max: int, **kwargs: object) -> None:
         super().__init__(handler, **kwargs)  # type: ignore[arg-type]
         self._connections_max = connections_max
 
@@ -162,3 +176,9 @@ class Listener(web.Server):
     def __call__(self) -> web.RequestHandler:
         """A protocol for one more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def cut_all(self) -> None:
+        """Reset every connection."""
+        for connection in self.connections:
+            if connection.transport is not None:
+                reset(connection.transport)

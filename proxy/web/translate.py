@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import struct
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.answer import Answer, Stream
-from proxy.core.messages import FileTarget, NotHere, Request
+from proxy.answer import Answer, Piece, Stream
+from proxy.core.messages import FileTarget, Moved, NotHere, Request
 from proxy.core.urls import parse_target
-from proxy.errors import UpstreamFailed
+from proxy.errors import Refused, UpstreamFailed
+
+_log = logging.getLogger("proxy.web")
 
 SLICE = 256 * 1024
 # All that can change an answer. Authorization, Cookie and the like are dropped here and reach nothing behind.
@@ -49,13 +52,22 @@ def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str
     target = parse_target(path, indexes, default)
     if query and isinstance(target, FileTarget):
         target = NotHere("a file has no query")
-    headers = {
-        name.lower(): ", ".join(incoming.headers.getall(name)) for name in _KEPT if name in incoming.headers
-    }
+    headers = {name.lower(): ", ".join(incoming.headers.getall(name)) for name in _KEPT if name in incoming.headers}
     if "cache-control" in headers:
         headers["cache-control"] = _without_no_store(headers["cache-control"])
-    formats = parse_qs(query, max_num_fields=16).get("format") if query else None
-    return Request(incoming.method, target, headers, formats[0] if formats else None, path)
+    wanted = _wanted_format(query)
+    if isinstance(target, Moved) and wanted is not None:
+        target = Moved(f"{target.location}?format={quote(wanted, safe='')}")
+    return Request(incoming.method, target, headers, wanted, path)
+
+
+def _wanted_format(query: str) -> str | None:
+    """The value of ``?format=``, None when there is none; the rest of a query changes nothing."""
+    try:
+        values = parse_qs(query, keep_blank_values=True, max_num_fields=16).get("format")
+    except ValueError:
+        raise Refused("the query has too many fields", status=400) from None
+    return values[0] if values else None
 
 
 def _without_no_store(value: str) -> str:
@@ -85,14 +97,17 @@ class Sender:
                 await self._body(incoming, response, answer, stop, sent)
             async with asyncio.timeout(self._stall):
                 await response.write_eof()
-        except (ConnectionError, TimeoutError, UpstreamFailed, asyncio.CancelledError) as reason:
-            # The client left, does not read, or the rest of the body will never come. A clean end would make a
-            # short body look complete, and a cancelled sendfile leaves the socket open: reset it.
+        except BaseException as reason:
+            # The client left or does not read, or the rest of the body will never come, or a disk failed. A clean
+            # end would make a short body look complete, an error document would be taken for the rest of it, and
+            # a cancelled sendfile leaves the socket open: whatever it was, reset.
             sent.aborted = True
             if incoming.transport is not None:
-                _reset(incoming.transport)
-            if isinstance(reason, asyncio.CancelledError):
+                reset(incoming.transport)
+            if not isinstance(reason, Exception):
                 raise
+            if not isinstance(reason, ConnectionError | TimeoutError | UpstreamFailed):
+                _log.error("a response was cut by a fault of ours", exc_info=reason)
         finally:
             answer.close()
         return response
@@ -116,11 +131,12 @@ class Sender:
         elif stop is None:
             await self._chunks(response, answer.body, sent)
         else:
-            await self._slices(incoming, answer.body, answer.start, stop, sent)
+            await self._slices(incoming, response, answer.body, answer.start, stop, sent)
 
     async def _slices(
         self,
         incoming: web.BaseRequest,
+        response: web.StreamResponse,
         stream: Stream,
         offset: int,
         stop: int,
@@ -128,6 +144,7 @@ class Sender:
     ) -> None:
         """The bytes from ``offset`` to ``stop`` by sendfile, slice by slice, each under the stall timer."""
         loop = asyncio.get_running_loop()
+        native = True
         while offset < stop:
             piece = await stream.beyond(offset)
             transport = incoming.transport
@@ -135,7 +152,17 @@ class Sender:
                 raise ConnectionResetError("the body ended early" if piece is None else "the client left")
             count = min(piece.count, stop - offset, SLICE)
             async with asyncio.timeout(self._stall):
-                await loop.sendfile(transport, piece.file, piece.position, count)
+                if native:
+                    try:
+                        # asyncio's own fallback reads by the file's position, which all followers share.
+                        sent_now = await loop.sendfile(transport, piece.file, piece.position, count, fallback=False)
+                    except asyncio.SendfileNotAvailableError:
+                        native = False
+                        continue
+                else:
+                    sent_now = await _copied(response, piece, count)
+            if sent_now != count:
+                raise ConnectionResetError("the file is shorter than its head says")
             offset += count
             sent.sent += count
 
@@ -143,12 +170,12 @@ class Sender:
         """A body of unknown length, in chunks: its last chunk is the proof that it is whole."""
         offset = 0
         while (piece := await stream.beyond(offset)) is not None:
-            count = min(piece.count, SLICE)
-            data = await asyncio.to_thread(os.pread, piece.file.fileno(), count, piece.position)
             async with asyncio.timeout(self._stall):
-                await response.write(data)
-            offset += len(data)
-            sent.sent += len(data)
+                count = await _copied(response, piece, min(piece.count, SLICE))
+            if count == 0:
+                raise ConnectionResetError("the file is shorter than its head says")
+            offset += count
+            sent.sent += count
 
 
 def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> web.StreamResponse:
@@ -166,13 +193,21 @@ def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> we
     return web.StreamResponse(status=answer.status, headers=headers)
 
 
-def _reset(transport: asyncio.Transport) -> None:
+async def _copied(response: web.StreamResponse, piece: Piece, count: int) -> int:
+    """Send up to ``count`` bytes of a piece through memory; returns how many there were."""
+    data = await asyncio.to_thread(os.pread, piece.file.fileno(), count, piece.position)
+    await response.write(data)
+    return len(data)
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
     """Close with RST. A FIN would do for clients that count, but older ones (pip 23.2) take it for the end."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         with suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
 
 
 async def _end_of(stream: Stream, offset: int) -> int:
