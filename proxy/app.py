@@ -25,6 +25,7 @@ from proxy.manifests import Manifests
 from proxy.pages import Pages
 from proxy.store import Store
 from proxy.upstream import Site, Upstream
+from proxy.wanted import Listings
 from proxy.web.routes import Door, Health, Listener
 from proxy.web.translate import Sender
 
@@ -109,7 +110,8 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     lookups = Lookups(sites, store, upstream, manifests, rules=rules, limits=page_limits, clock=clock)
     pages = Pages(lookups, manifests, store, rules=rules, limits=page_limits, clock=clock)
     lists = Lists(sites, fills, store, rules=rules, limits=page_limits, clock=clock)
-    files = Files(pages, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
+    listings = Listings(pages, store, rules=rules, clock=clock)
+    files = Files(listings, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
     gateway = Gateway(lookups, pages, lists, files, fills)
     rooms.push_async_callback(gateway.close)
     return store, gateway

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from proxy.answer import Answer, StoredStream
@@ -19,24 +18,22 @@ from proxy.core import decide
 from proxy.core.conditions import Prefix, Span, Suffix, Unsatisfiable, not_modified, requested_range
 from proxy.core.messages import CacheStatus, Entry, FileTarget, NotHere, Request, Rules
 from proxy.core.ranges import received_range, spelled, within
-from proxy.core.simple import Listed
-from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, projects_of, tag_of
+from proxy.core.urls import tag_of
+from proxy.directory import RoomName
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, unsatisfiable, whole_or_part
-from proxy.fill import Completed, Follower, Plan, strongest
+from proxy.fill import Completed, Follower, Plan
 from proxy.fills import Fills
 from proxy.flights import Flights
-from proxy.pages import Pages
 from proxy.replies import Reply
 from proxy.store import Store
 from proxy.upstream import Upstream
+from proxy.wanted import Listings, Wanted, room_of
 
 RANGE_PATIENCE = 5.0
 """Seconds a range of a small file waits for the whole to be verified before it is relayed."""
 _METADATA_MAX = 64 * 2**20
 _IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}
-
-Room = Literal["wheels", "responses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +46,12 @@ class FileLimits:
     first_byte: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One file as its page lists it: what to ask for, and what it must turn out to be."""
-
-    target: FileTarget
-    project: str
-    url: str
-    hashes: dict[str, str]
-    size: int | None
-
-    @property
-    def key(self) -> str:
-        """The store key; the strongest listed hash is a part of it."""
-        pin = strongest(self.hashes)
-        return file_key(self.target, f"{pin[0]}={pin[1]}" if pin else "")
-
-    @property
-    def etag(self) -> str | None:
-        """The ETag, when the page alone tells it."""
-        return etag_of(self.hashes["sha256"]) if "sha256" in self.hashes else None
-
-    @property
-    def room(self) -> Room:
-        """Where in the store it lies."""
-        return "responses" if self.target.metadata else "wheels"
-
-    @property
-    def name(self) -> str:
-        """Its name on disk."""
-        name = file_name(self.target.location)
-        return name + METADATA_SUFFIX if self.target.metadata else name
-
-
 class Files:
     """Files of every index."""
 
     def __init__(
         self,
-        pages: Pages,
+        listings: Listings,
         fills: Fills,
         store: Store,
         upstream: Upstream,
@@ -96,7 +60,7 @@ class Files:
         limits: FileLimits,
         clock: Callable[[], float],
     ) -> None:
-        self._pages = pages
+        self._listings = listings
         self._fills = fills
         self._store = store
         self._upstream = upstream
@@ -111,9 +75,9 @@ class Files:
 
     async def answer(self, request: Request, target: FileTarget) -> Answer:
         """The file, from the store or as it arrives. Raises Refused (404) for a file no page lists."""
-        listed = await self._listed(request, target)
+        listed = await self._listings.find(request, target)
         if isinstance(listed, Entry):
-            stored = await self._stored("responses" if target.metadata else "wheels", listed.key)
+            stored = await self._stored(room_of(target), listed.key)
             if stored is None:
                 raise Refused("no page of this index lists that file", status=404)
             return self._from_store(request, *stored)
@@ -127,62 +91,12 @@ class Files:
             return await self._fetch(request, listed)
         except UpstreamFailed as failure:
             if failure.upstream_status in (404, 410):
-                await self._still_listed(request, listed)
+                await self._listings.still_listed(request, listed)
             raise
-
-    # -- the manifest rule -----------------------------------------------------------------------------------
-
-    async def _listed(self, request: Request, target: FileTarget) -> Wanted | Entry:
-        """What a page says of that URL; a cached entry that pages no longer list; or Refused."""
-        projects = projects_of(file_name(target.location))
-        for project in projects:
-            manifest = await self._pages.manifest(target.index, project)
-            if manifest is not None and target.location in manifest:
-                return self._wanted(target, project, manifest[target.location])
-        entry = await self._cached_anyway(target, projects)
-        if entry is not None:
-            return entry
-        before = decide.before_upstream(request, None, self._clock(), self._rules)
-        if isinstance(before, decide.Refuse):
-            raise _refusal(before)
-        if projects:
-            # One look, at the likeliest project: an invented URL must not make us walk the index.
-            manifest = await self._pages.look(target.index, projects[0], request)
-            if manifest is not None and target.location in manifest:
-                return self._wanted(target, projects[0], manifest[target.location])
-        raise Refused("no page of this index lists that file", status=404)
-
-    async def _cached_anyway(self, target: FileTarget, projects: tuple[str, ...]) -> Entry | None:
-        prefix = file_key(target, "")
-        room: Room = "responses" if target.metadata else "wheels"
-        try:
-            for project in projects:
-                for entry in await self._store.find(room, tag_of(target.index, project)):
-                    if entry.key.startswith(prefix):
-                        return entry
-        except StoreFailed:
-            return None
-        return None
-
-    def _wanted(self, target: FileTarget, project: str, listed: Listed) -> Wanted:
-        if not target.metadata:
-            return Wanted(target, project, listed.url, dict(listed.hashes), listed.size)
-        if listed.metadata is None:
-            raise Refused("the index offers no metadata for that file", status=404)
-        # PEP 658: the metadata's URL is the file's with ".metadata" appended to its path.
-        parts = urlsplit(listed.url)
-        url = urlunsplit(parts._replace(path=parts.path + METADATA_SUFFIX))
-        return Wanted(target, project, url, dict(listed.metadata), None)
-
-    async def _still_listed(self, request: Request, wanted: Wanted) -> None:
-        """A listed file that the upstream lacks is a failure (CDN lag) unless its page has dropped it."""
-        manifest = await self._pages.look(wanted.target.index, wanted.project, request)
-        if manifest is None or wanted.target.location not in manifest:
-            raise Refused("the index no longer lists that file", status=404)
 
     # -- from the store --------------------------------------------------------------------------------------
 
-    async def _stored(self, room: Room, key: str) -> tuple[Entry, StoredStream] | None:
+    async def _stored(self, room: RoomName, key: str) -> tuple[Entry, StoredStream] | None:
         try:
             stored = await self._store.stored(room, key)
         except StoreFailed:
@@ -352,7 +266,3 @@ class Files:
         if received is None or within(asked, received[1]) != received[0]:
             raise UpstreamFailed("the upstream sent another range than was asked for")
         return received[0].start, received[1]
-
-
-def _refusal(refuse: decide.Refuse) -> UpstreamFailed:
-    return UpstreamFailed(refuse.because, status=refuse.status, retry_after=2 if refuse.status == 503 else None)

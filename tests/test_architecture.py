@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "upstream": {"upstream", "connections", "replies", "unpacking", "egress"},
     "fills": {"fills", "fill", "flights"},
-    "gateway": {"gateway", "pages", "lookups", "manifests", "renditions", "lists", "files", "filebodies"},
+    "gateway": {"gateway", "pages", "lookups", "manifests", "renditions", "lists", "files", "wanted", "filebodies"},
     "web": {"web"},
     "config": {"config", "spelling"},
     "app": {"app"},

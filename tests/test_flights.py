@@ -15,11 +15,13 @@ class Work:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.begun = asyncio.Event()
         self.going_on = asyncio.Event()
         self.failure: Exception | None = None
 
     async def __call__(self) -> int:
         self.calls += 1
+        self.begun.set()
         number = self.calls
         await self.going_on.wait()
         if self.failure is not None:
@@ -67,8 +69,7 @@ async def test_it_outlives_its_callers(flights: Flights[int]) -> None:
 
     first = asyncio.create_task(ask())
     other = asyncio.create_task(ask())
-    while work.calls == 0:
-        await asyncio.sleep(0)
+    await work.begun.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

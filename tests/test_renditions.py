@@ -21,13 +21,20 @@ DOCUMENT: dict[str, Any] = {
     "name": "six",
     "project-status": {"status": "active"},
     "files": [
-        {"filename": f"six-{version}.tar.gz", "url": f"{BASE_UP}files/main/example.com/six-{version}.tar.gz", "hashes": {}}
+        {
+            "filename": f"six-{version}.tar.gz",
+            "url": f"{BASE_UP}files/main/example.com/six-{version}.tar.gz",
+            "hashes": {},
+        }
         for version in ("1.0", "1.1")
     ],
 }
 RENDITION = render(DOCUMENT, JSON_V1)
 VIEWS = [
-    View(media_type, up, gzipped) for media_type in (JSON_V1, HTML_V1, HTML) for up in (BASE_UP, DEEP_UP) for gzipped in (True, False)
+    View(media_type, up, gzipped)
+    for media_type in (JSON_V1, HTML_V1, HTML)
+    for up in (BASE_UP, DEEP_UP)
+    for gzipped in (True, False)
 ]
 
 

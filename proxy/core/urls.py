@@ -165,13 +165,8 @@ def projects_of(filename: str) -> tuple[str, ...]:
         words = filename[: -len(suffix)].split("-")
         splits = range(1, len(words))
         likely = [split for split in splits if words[split][:1].isdigit()]
-        names = [
-            "-".join(words[:split])
-            for split in [*likely, *(split for split in splits if split not in likely)]
-        ]
-    found = dict.fromkeys(
-        normalise_project(name) for name in names[:_SPLITS_LIMIT] if _PROJECT.fullmatch(name)
-    )
+        names = ["-".join(words[:split]) for split in [*likely, *(split for split in splits if split not in likely)]]
+    found = dict.fromkeys(normalise_project(name) for name in names[:_SPLITS_LIMIT] if _PROJECT.fullmatch(name))
     return tuple(found)
 
 

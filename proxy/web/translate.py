@@ -93,7 +93,7 @@ class Sender:
             response = _response(incoming, answer, stop)
             async with asyncio.timeout(self._stall):
                 await response.prepare(incoming)
-            if incoming.method == "GET" and answer.status != 304:
+            if incoming.method != "HEAD" and answer.status != 304:
                 await self._body(incoming, response, answer, stop, sent)
             async with asyncio.timeout(self._stall):
                 await response.write_eof()
@@ -148,7 +148,7 @@ class Sender:
         while offset < stop:
             piece = await stream.beyond(offset)
             transport = incoming.transport
-            if piece is None or transport is None:
+            if piece is None or transport is None or transport.is_closing():
                 raise ConnectionResetError("the body ended early" if piece is None else "the client left")
             count = min(piece.count, stop - offset, SLICE)
             async with asyncio.timeout(self._stall):
@@ -185,7 +185,7 @@ def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> we
     headers["X-Content-Type-Options"] = "nosniff"
     if headers.get("Content-Type", "").startswith("text/html"):
         headers["Content-Security-Policy"] = "default-src 'none'"
-    if isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method == "GET":
+    if isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method != "HEAD":
         # Head and body leave in one write.
         return web.Response(status=answer.status, headers=headers, body=answer.body)
     if stop is not None and answer.status != 304:

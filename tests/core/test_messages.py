@@ -14,7 +14,13 @@ HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encodi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("vary", "Accept, Accept-Encoding"), ("VARY", "Accept, Accept-Encoding"), ("etag", '"1"'), ("x-empty", ""), ("age", None)],
+    [
+        ("vary", "Accept, Accept-Encoding"),
+        ("VARY", "Accept, Accept-Encoding"),
+        ("etag", '"1"'),
+        ("x-empty", ""),
+        ("age", None),
+    ],
 )
 def test_header(name: str, value: str | None) -> None:
     """RFC 9110 §5.1 and §5.2: names without case, values of one name joined in order."""

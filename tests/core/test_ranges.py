@@ -89,7 +89,7 @@ def test_content_range_is_read_back(span: Span, more: int) -> None:
         "octets 0-9/10",
         "bytes 0-9/10\n",
         "bytes -1-9/10",
-        "bytes ٠-9/10",
+        "bytes \u0660-9/10",
         f"bytes 0-9/{'9' * 5000}",
     ],
 )

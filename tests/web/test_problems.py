@@ -102,4 +102,6 @@ def test_nothing_is_reflected(accept: str) -> None:
     answer = problem(Refused("no such path", status=404), accept=accept, request_id="0123")
     assert isinstance(answer.body, bytes)
     said = answer.body.decode() + repr(answer.headers) + answer.cache_status.header()
-    assert not {"<script>", "Set-Cookie", "\udc80"} & {word for word in ("<script>", "Set-Cookie", "\udc80") if word in said}
+    assert not {"<script>", "Set-Cookie", "\udc80"} & {
+        word for word in ("<script>", "Set-Cookie", "\udc80") if word in said
+    }

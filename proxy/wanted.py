@@ -1,0 +1,123 @@
+"""The manifest rule: a file is fetched only if a page of its index lists exactly that URL (rule 1).
+
+This is the wall against open proxying: no request ever goes to a host that no page named, and an invented URL
+causes at most one look at one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from proxy.core import decide
+from proxy.core.messages import Entry, FileTarget, Request, Rules
+from proxy.core.simple import Listed
+from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, projects_of, tag_of
+from proxy.directory import RoomName
+from proxy.errors import Refused, StoreFailed, UpstreamFailed
+from proxy.filebodies import etag_of
+from proxy.fill import strongest
+from proxy.pages import Pages
+from proxy.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file as its page lists it: what to ask for, and what it must turn out to be."""
+
+    target: FileTarget
+    project: str
+    url: str
+    hashes: dict[str, str]
+    size: int | None
+
+    @property
+    def key(self) -> str:
+        """The store key; the strongest listed hash is a part of it."""
+        pin = strongest(self.hashes)
+        return file_key(self.target, f"{pin[0]}={pin[1]}" if pin else "")
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag, when the page alone tells it."""
+        return etag_of(self.hashes["sha256"]) if "sha256" in self.hashes else None
+
+    @property
+    def room(self) -> RoomName:
+        """Where in the store it lies."""
+        return room_of(self.target)
+
+    @property
+    def name(self) -> str:
+        """Its name on disk."""
+        name = file_name(self.target.location)
+        return name + METADATA_SUFFIX if self.target.metadata else name
+
+
+def room_of(target: FileTarget) -> RoomName:
+    """Where in the store a file or its metadata lies."""
+    return "responses" if target.metadata else "wheels"
+
+
+class Listings:
+    """Finds what pages say of a file."""
+
+    def __init__(self, pages: Pages, store: Store, *, rules: Rules, clock: Callable[[], float]) -> None:
+        self._pages = pages
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+
+    async def find(self, request: Request, target: FileTarget) -> Wanted | Entry:
+        """What a page says of that URL; a cached entry that pages no longer list; or Refused."""
+        projects = projects_of(file_name(target.location))
+        for project in projects:
+            manifest = await self._pages.manifest(target.index, project)
+            if manifest is not None and target.location in manifest:
+                return self._wanted(target, project, manifest[target.location])
+        entry = await self._cached_anyway(target, projects)
+        if entry is not None:
+            return entry
+        before = decide.before_upstream(request, None, self._clock(), self._rules)
+        if isinstance(before, decide.Refuse):
+            raise refusal(before)
+        if projects:
+            # One look, at the likeliest project: an invented URL must not make us walk the index.
+            manifest = await self._pages.look(target.index, projects[0], request)
+            if manifest is not None and target.location in manifest:
+                return self._wanted(target, projects[0], manifest[target.location])
+        raise Refused("no page of this index lists that file", status=404)
+
+    async def _cached_anyway(self, target: FileTarget, projects: tuple[str, ...]) -> Entry | None:
+        prefix = file_key(target, "")
+        room = room_of(target)
+        try:
+            for project in projects:
+                for entry in await self._store.find(room, tag_of(target.index, project)):
+                    if entry.key.startswith(prefix):
+                        return entry
+        except StoreFailed:
+            return None
+        return None
+
+    def _wanted(self, target: FileTarget, project: str, listed: Listed) -> Wanted:
+        if not target.metadata:
+            return Wanted(target, project, listed.url, dict(listed.hashes), listed.size)
+        if listed.metadata is None:
+            raise Refused("the index offers no metadata for that file", status=404)
+        # PEP 658: the metadata's URL is the file's with ".metadata" appended to its path.
+        parts = urlsplit(listed.url)
+        url = urlunsplit(parts._replace(path=parts.path + METADATA_SUFFIX))
+        return Wanted(target, project, url, dict(listed.metadata), None)
+
+    async def still_listed(self, request: Request, wanted: Wanted) -> None:
+        """A listed file that the upstream lacks is a failure (CDN lag) unless its page has dropped it."""
+        manifest = await self._pages.look(wanted.target.index, wanted.project, request)
+        if manifest is None or wanted.target.location not in manifest:
+            raise Refused("the index no longer lists that file", status=404)
+
+
+def refusal(refuse: decide.Refuse) -> UpstreamFailed:
+    """What a client is told when no upstream may be asked: 503, or 504 for only-if-cached."""
+    return UpstreamFailed(refuse.because, status=refuse.status, retry_after=2 if refuse.status == 503 else None)
