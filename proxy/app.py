@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 
 from aiohttp import http_parser, web
@@ -33,6 +34,7 @@ _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
 _FIELD_MAX = 8192
 _BACKLOG = 1024
+_THREADS = 32
 _AFTER_CUT = 1.0
 """Seconds for handlers to notice that their connection is gone."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -52,6 +54,8 @@ async def serve(settings: Settings) -> None:
     """Open the rooms, listen, wait for the signal to stop, drain, close the rooms."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # Name look-ups run there too and cannot be cancelled: a dead resolver must not keep spools from being written.
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as rooms:

@@ -10,25 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit, urlunsplit
 
 from proxy.answer import Answer, StoredStream
 from proxy.bodies import Spool
 from proxy.core import decide
 from proxy.core.conditions import Prefix, Span, Suffix, Unsatisfiable, not_modified, requested_range
-from proxy.core.messages import CacheStatus, Entry, FileTarget, NotHere, Request, Rules
+from proxy.core.messages import CacheStatus, Entry, FileTarget, NotHere, Request, Rules, kept_head
 from proxy.core.ranges import received_range, spelled, within
-from proxy.core.urls import tag_of
+from proxy.core.urls import tag_of, without_query
 from proxy.directory import RoomName
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, unsatisfiable, whole_or_part
-from proxy.fill import Completed, Follower, Plan
+from proxy.fill import Follower
 from proxy.fills import Fills
 from proxy.flights import Flights
+from proxy.plan import Completed, Plan
 from proxy.replies import Reply
 from proxy.store import Store
 from proxy.upstream import Upstream
-from proxy.wanted import Listings, Wanted, room_of
+from proxy.wanted import Listings, Wanted, refusal, room_of
 
 RANGE_PATIENCE = 5.0
 """Seconds a range of a small file waits for the whole to be verified before it is relayed."""
@@ -86,7 +86,9 @@ class Files:
             return self._from_store(request, *stored)
         before = decide.before_upstream(request, None, self._clock(), self._rules)
         if isinstance(before, decide.Refuse):
-            raise UpstreamFailed(before.because, status=before.status, retry_after=2 if before.status == 503 else None)
+            raise refusal(before)
+        if self._fills.doubted(listed.key):
+            listed = await self._listings.find_again(request, listed)
         try:
             return await self._fetch(request, listed)
         except UpstreamFailed as failure:
@@ -220,9 +222,16 @@ class Files:
     def _plan(self, wanted: Wanted) -> Plan:
         async def keep(spool: Spool, completed: Completed) -> None:
             tag = tag_of(wanted.target.index, wanted.project)
-            url = urlunsplit(urlsplit(wanted.url)._replace(query=""))  # a signature in it is a secret
+            url = without_query(wanted.url)
             entry = Entry(
-                wanted.key, tag, url, completed.head, "", completed.size, completed.sha256, completed.verified
+                wanted.key,
+                tag,
+                url,
+                kept_head(completed.head),
+                "",
+                completed.size,
+                completed.sha256,
+                completed.verified,
             )
             await self._store.adopt(wanted.room, spool, entry, wanted.name)
 

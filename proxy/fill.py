@@ -7,61 +7,23 @@ is cut before its end and can never take it for complete.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import BinaryIO, Literal
+from pathlib import Path
+from typing import BinaryIO
 
 from proxy.answer import Piece
 from proxy.bodies import Spool
 from proxy.core.messages import Head
 from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
+from proxy.plan import Completed, Digests, Plan, strongest
 from proxy.replies import Reply
 from proxy.store import Store
 from proxy.upstream import Upstream
 
 HOLD_BACK = 64 * 1024
-_STRENGTH = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha3_512", "sha224", "sha1", "md5")
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """What a finished body turned out to be; ``verified`` when a listed hash was checked."""
-
-    head: Head
-    size: int
-    sha256: str
-    verified: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one body is fetched.
-
-    ``judge`` looks at the reply's head and raises what it means if it is no body to keep; it returns the offset
-    of the body's first byte (0, or the start of a 206) and the whole body's size if known. ``keep`` receives the
-    spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
-    taken when nothing declares a size.
-    """
-
-    key: str
-    index: str
-    url: str
-    judge: Callable[[Reply], tuple[int, int | None]]
-    keep: Callable[[Spool, Completed], Awaitable[object]] | None
-    pool: Literal["page", "file"] = "file"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    limit: int = 5 * 2**30
-
-
-def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:
-    """The hash to check: algorithm and hex digest, the strongest that hashlib always has; None when there is none."""
-    return next(((name, hashes[name]) for name in _STRENGTH if name in hashes), None)
 
 
 class Fill:
@@ -202,14 +164,14 @@ class Fill:
             raise WrongBody("the upstream's file has another size than its page lists")
         return listed if listed is not None else declared
 
-    async def _receive(self, reply: Reply) -> _Digests:
-        digests = _Digests(strongest(self.plan.hashes))
+    async def _receive(self, reply: Reply) -> Digests:
+        digests = Digests(strongest(self.plan.hashes))
         limit = self.size - self.base if self.size is not None else self.plan.limit
         await self._open_spool(self.size)
         async for chunk in reply.chunks:
             if self._received + len(chunk) > limit:
                 raise WrongBody("the upstream's body is longer than it may be")
-            await asyncio.to_thread(self._write, chunk, digests)
+            await self._written(chunk, digests)
             self._received += len(chunk)
             hidden = HOLD_BACK if self.plan.keep is not None else 0
             if self._received - hidden > self._visible:
@@ -232,10 +194,30 @@ class Fill:
         if self._spool is not None:
             file: BinaryIO = os.fdopen(os.dup(self._spool.fd), "r+b", buffering=0)
         else:
-            file = _throwaway()
+            file = self._aside()
         self._segments.append((0, file))
 
-    def _write(self, chunk: bytes, digests: _Digests) -> None:
+    def _aside(self) -> BinaryIO:
+        """A nameless file, on the cache's disk while that works: where temporary files go may be memory."""
+        try:
+            return _throwaway(self._store.directory / "incoming")
+        except OSError:
+            return _throwaway(None)
+
+    async def _written(self, chunk: bytes, digests: Digests) -> None:
+        """Write in a thread, and wait for it also when cancelled:
+
+        task: to_thread(write)   cancelled, files closed        number 17 is another file's
+        thread:                  ... has asked for fileno() 17  pwrite(17): into the other file
+        """
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, chunk, digests))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+
+    def _write(self, chunk: bytes, digests: Digests) -> None:
         """Runs in a thread: both the write and the hash release the GIL."""
         digests.update(chunk)
         view = memoryview(chunk)
@@ -249,12 +231,12 @@ class Fill:
                 # that the followers get it; nothing is kept (rule 8).
                 if self._spool is None or len(self._segments) > 1:
                     raise
-                self._segments.append((at, _throwaway()))
+                self._segments.append((at, _throwaway(None)))
                 continue
             view = view[written:]
             at += written
 
-    def _verified(self, digests: _Digests) -> Completed:
+    def _verified(self, digests: Digests) -> Completed:
         assert self.head is not None
         if digests.listed is not None and digests.listed[1] != digests.pinned():
             raise WrongBody("the upstream's body does not have the hash its page lists")
@@ -267,9 +249,9 @@ class Fill:
         await self.plan.keep(self._spool, self.completed)
 
 
-def _throwaway() -> BinaryIO:
-    """A nameless file where temporary files go; it is gone when it is closed."""
-    return tempfile.TemporaryFile(buffering=0)
+def _throwaway(directory: Path | None) -> BinaryIO:
+    """A nameless file in that directory, or where temporary files go; it is gone when it is closed."""
+    return tempfile.TemporaryFile(buffering=0, dir=directory)
 
 
 class Follower:
@@ -291,23 +273,3 @@ class Follower:
         if self._follows:
             self._follows = False
             self.fill.leave()
-
-
-class _Digests:
-    """sha256 of everything (it is the ETag), and the listed hash when that is another one."""
-
-    def __init__(self, listed: tuple[str, str] | None) -> None:
-        self.listed = listed
-        self._sha256 = hashlib.sha256()
-        self._other = hashlib.new(listed[0]) if listed is not None and listed[0] != "sha256" else None
-
-    def update(self, chunk: bytes) -> None:
-        self._sha256.update(chunk)
-        if self._other is not None:
-            self._other.update(chunk)
-
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    def pinned(self) -> str:
-        return self._other.hexdigest() if self._other is not None else self.sha256()

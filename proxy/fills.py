@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping
 
 from proxy.errors import UpstreamFailed, WrongBody
-from proxy.fill import Fill, Follower, Plan
+from proxy.fill import Fill, Follower
+from proxy.plan import Plan
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -31,6 +32,7 @@ class Fills:
         self._waiters = waiters
         self._fills: dict[str, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._relays: dict[str, asyncio.Semaphore] = {}
         self._mismatches: dict[str, tuple[int, float]] = {}
 
     def join(self, plan: Plan) -> tuple[Follower, bool]:
@@ -40,7 +42,9 @@ class Fills:
         bodies, or when too many wait for it.
         """
         fill = self._fills.get(plan.key)
-        if fill is not None and fill.abandoned:
+        if fill is not None and (fill.abandoned or fill.failure is not None):
+            # It is on its way out: what it came to is noted now, so that its successor knows of it.
+            self._take_leave(fill)
             fill = None
         joined = fill is not None
         if fill is None:
@@ -50,10 +54,6 @@ class Fills:
         return Follower(fill), joined
 
     def _start(self, plan: Plan) -> Fill:
-        relays = sum(each.plan.keep is None and each.plan.index == plan.index for each in self._fills.values())
-        if plan.keep is None and relays >= _RELAYS:
-            # They would take every connection from the files that are fetched for all.
-            raise UpstreamFailed("too many ranges of this index are being relayed", status=503, retry_after=2)
         count, since = self._mismatches.get(plan.key, (0, 0.0))
         rested = time.monotonic() - since
         if count >= 2 and rested < REST_AFTER_MISMATCH:
@@ -67,19 +67,32 @@ class Fills:
         return fill
 
     async def _run(self, fill: Fill, extra: Mapping[str, str]) -> None:
-        key = fill.plan.key
         try:
-            await fill.run(extra)
+            if fill.plan.keep is None:
+                # Relays wait for each other, or they would take every connection from the files fetched for all.
+                async with self._relays.setdefault(fill.plan.index, asyncio.Semaphore(_RELAYS)):
+                    await fill.run(extra)
+            else:
+                await fill.run(extra)
         finally:
-            if self._fills.get(key) is fill:
-                del self._fills[key]
-            if isinstance(fill.failure, WrongBody):
-                count, _ = self._mismatches.pop(key, (0, 0.0))
-                self._mismatches[key] = (count + 1, time.monotonic())
-                while len(self._mismatches) > _REMEMBERED:
-                    self._mismatches.pop(next(iter(self._mismatches)))
-            elif fill.completed is not None:
-                self._mismatches.pop(key, None)
+            self._take_leave(fill)
+
+    def _take_leave(self, fill: Fill) -> None:
+        key = fill.plan.key
+        if self._fills.get(key) is not fill:
+            return
+        del self._fills[key]
+        if isinstance(fill.failure, WrongBody):
+            count, _ = self._mismatches.pop(key, (0, 0.0))
+            self._mismatches[key] = (count + 1, time.monotonic())
+            while len(self._mismatches) > _REMEMBERED:
+                self._mismatches.pop(next(iter(self._mismatches)))
+        elif fill.completed is not None:
+            self._mismatches.pop(key, None)
+
+    def doubted(self, key: str) -> bool:
+        """Whether the last body of that key was wrong: the page may tell of another one by now."""
+        return key in self._mismatches
 
     async def close(self) -> None:
         """Cancel what is under way; followers are cut, spools are dropped."""

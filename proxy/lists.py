@@ -16,16 +16,18 @@ from proxy.answer import Answer, StoredStream
 from proxy.bodies import Spool
 from proxy.core import decide
 from proxy.core.conditions import not_modified
-from proxy.core.freshness import refreshed, response_headers, storable, validators
+from proxy.core.freshness import refreshed, storable, validators
+from proxy.core.lifetime import response_headers
 from proxy.core.messages import CacheStatus, Entry, Head, Headers, ListTarget, Request, Rules
 from proxy.core.negotiation import HTML, UPSTREAM_ACCEPT, accepts
 from proxy.core.urls import list_key, tag_of
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of
-from proxy.fill import Completed, Fill, Follower, Plan
+from proxy.fill import Fill, Follower
 from proxy.fills import Fills
 from proxy.flights import Flights
 from proxy.lookups import PageLimits
+from proxy.plan import Completed, Plan
 from proxy.replies import Reply
 from proxy.store import Store
 
@@ -96,8 +98,12 @@ class Lists:
     async def _forward(self, request: Request, target: ListTarget, entry: Entry | None, because: str) -> Answer:
         since = self._clock()
         forward = "uri-miss" if entry is None else "stale"
-        follower, joined = self._fills.join(self._plan(target, entry))
-        status = CacheStatus("miss", because, forward=forward, collapsed=joined)
+        status = CacheStatus("miss", because, forward=forward)
+        try:
+            follower, joined = self._fills.join(self._plan(target, entry))
+        except UpstreamFailed as failure:
+            return await self._instead(request, entry, failure, status)
+        status = replace(status, collapsed=joined)
         try:
             answer = await self._followed(request, follower, entry, status)
         except BaseException:
@@ -119,6 +125,12 @@ class Lists:
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)
             return await self._stored(request, entry, replace(status, outcome="revalidated", forward_status=304))
+        return await self._instead(request, entry, outcome, status)
+
+    async def _instead(
+        self, request: Request, entry: Entry | None, outcome: UpstreamFailed | decide.Slow, status: CacheStatus
+    ) -> Answer:
+        """What is served when the upstream does not give the list: the stored one, or nothing."""
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         if isinstance(after, decide.Fallback) and entry is not None:
             return await self._stored(request, entry, replace(status, outcome="stale", because=after.because, hit=True))

@@ -113,6 +113,8 @@ def access_log() -> Observer:
             event.seconds * 1000,
             event.because,
             clean(event.client),
+            # A client that was told of an error knows it by this.
+            f" {event.request_id}" if event.status >= 400 else "",
             extra={"event": "request", "fields": fields},
         )
 

@@ -17,12 +17,12 @@ from typing import assert_never
 
 from proxy.core import decide, negotiation, simple
 from proxy.core.freshness import validators
-from proxy.core.messages import Entry, Head, PageTarget, Request, Rules
-from proxy.core.urls import link_of, page_key, tag_of
+from proxy.core.messages import Entry, Head, PageTarget, Request, Rules, kept_head
+from proxy.core.urls import link_of, page_key, tag_of, without_query
 from proxy.entries import dump_entry, load_entry
 from proxy.errors import StoreFailed, UpstreamFailed
 from proxy.flights import Flights
-from proxy.manifests import Manifests
+from proxy.manifests import Manifest, Manifests, manifest_of
 from proxy.renditions import BASE, BASE_UP, all_keys, render
 from proxy.room import Row
 from proxy.store import Store
@@ -62,7 +62,8 @@ class _Received:
     version: str
     size: int
     url: str
-    files: tuple[simple.Listed, ...]
+    manifest: Manifest
+    listing: bytes
     base: bytes
 
 
@@ -117,7 +118,9 @@ class Lookups:
         return self._flights.join(page_key(target.index, target.project), lambda: self._fly(target, request, good))
 
     async def _fly(self, target: PageTarget, request: Request, entry: Entry | None) -> Fetched:
-        outcome, received = await self._ask(target, entry)
+        # A page without its listing is no use when it only proves unchanged: then it is asked for whole.
+        conditional = entry if await self._manifests.of(target.index, target.project) is not None else None
+        outcome, received = await self._ask(target, conditional)
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
         match after:
@@ -164,13 +167,11 @@ class Lookups:
         def work() -> _Received:
             version = hashlib.sha256(f"{_RENDERING}\0{url}\0{content_type}\0".encode() + body).hexdigest()
             page = simple.parse(body, content_type, url, target.project)
-            document = {
-                **page.document,
-                "files": [file for file in page.document["files"] if _has_place(file["url"])],
-            }
-            document = simple.relocate(document, lambda url: f"{BASE_UP}files/{target.index}/{link_of(url)}")
-            files = tuple(listed for listed in page.files if _has_place(listed.url))
-            return _Received(version, len(body), url, files, render(document, negotiation.JSON_V1))
+            document = simple.relocate(page.document, lambda url: f"{BASE_UP}files/{target.index}/{link_of(url)}")
+            manifest = manifest_of(page.files)
+            listing = simple.dump_listing(manifest.values())
+            base = render(document, negotiation.JSON_V1)
+            return _Received(version, len(body), without_query(url), manifest, listing, base)
 
         return work() if len(body) <= INLINE else await asyncio.to_thread(work)
 
@@ -188,9 +189,9 @@ class Lookups:
     ) -> Entry:
         """Put a new page (its listing at least) into the store; a store that fails costs only the keeping."""
         key, tag = page_key(target.index, target.project), tag_of(target.index, target.project)
-        entry = Entry(key, tag, received.url, head, received.version, received.size, received.version)
+        entry = Entry(key, tag, received.url, kept_head(head), received.version, received.size, received.version)
         self._negatives.pop(key, None)
-        rows = [self._manifests.put(target.index, target.project, received.files)]
+        rows = [self._manifests.put(target.index, target.project, received.manifest, received.listing)]
         drop: list[str] = []
         if keep:
             rows += [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag)]
@@ -205,15 +206,6 @@ class Lookups:
         with suppress(StoreFailed):
             await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)])
         return entry
-
-
-def _has_place(url: str) -> bool:
-    """Whether a listed URL can be served below a path of ours; one with userinfo, say, is left out."""
-    try:
-        link_of(url)
-    except ValueError:
-        return False
-    return True
 
 
 def _ends_itself(body: bytes) -> bool:

@@ -6,11 +6,12 @@ of them stays decoded in memory.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from proxy.core.simple import Listed, dump_listing, load_listing
+from proxy.core.simple import Listed, load_listing
 from proxy.core.urls import listing_key, location_of, tag_of
 from proxy.errors import StoreFailed
 from proxy.room import Row
@@ -19,6 +20,8 @@ from proxy.store import Store
 Manifest = Mapping[str, Listed]
 
 _FILES_IN_MEMORY = 50_000
+_INLINE = 16 * 1024
+"""Bytes up to which a listing is decoded on the spot."""
 
 
 class Manifests:
@@ -38,29 +41,38 @@ class Manifests:
             return manifest
         try:
             row = await self._store.read(key)
-            files = load_listing(row) if row is not None else None
+            if row is None:
+                return None
+            quick = len(row) <= _INLINE
+            manifest = _decoded(row) if quick else await asyncio.to_thread(_decoded, row)
         except (StoreFailed, ValueError):
             return None
         # While the row was read a newer listing may have been put: it must not be replaced by the older one.
-        if key in self._decoded:
-            return self._decoded[key]
-        return self._remember(key, files) if files is not None else None
+        return self._decoded[key] if key in self._decoded else self._remember(key, manifest)
 
-    def put(self, index: str, project: str, files: Iterable[Listed]) -> Row:
-        """Take a new listing; returns the row that keeps it."""
-        files = tuple(files)
+    def put(self, index: str, project: str, manifest: Manifest, dumped: bytes) -> Row:
+        """Take a new listing, and its dump; returns the row that keeps it."""
         key = listing_key(index, project)
-        self._remember(key, files)
-        return Row(key, dump_listing(files), tag_of(index, project))
+        self._remember(key, manifest)
+        return Row(key, dumped, tag_of(index, project))
 
-    def _remember(self, key: str, files: Iterable[Listed]) -> Manifest:
-        manifest: dict[str, Listed] = {}
-        for listed in files:
-            # A stored listing may be older than the rules for what has a place below a path of ours.
-            with suppress(ValueError):
-                manifest.setdefault(location_of(listed.url), listed)
+    def _remember(self, key: str, manifest: Manifest) -> Manifest:
         self._files += len(manifest) - len(self._decoded.pop(key, ()))
         self._decoded[key] = manifest
         while self._files > _FILES_IN_MEMORY and len(self._decoded) > 1:
             self._files -= len(self._decoded.popitem(last=False)[1])
         return manifest
+
+
+def manifest_of(files: Iterable[Listed]) -> Manifest:
+    """Files by location; the first of two that share one counts. What has no place below a path of ours is left
+    out: a URL with userinfo, say."""
+    manifest: dict[str, Listed] = {}
+    for listed in files:
+        with suppress(ValueError):
+            manifest.setdefault(location_of(listed.url), listed)
+    return manifest
+
+
+def _decoded(row: bytes) -> Manifest:
+    return manifest_of(load_listing(row))

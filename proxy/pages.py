@@ -13,7 +13,7 @@ from typing import assert_never
 from proxy.answer import Answer
 from proxy.core import decide, negotiation
 from proxy.core.conditions import not_modified
-from proxy.core.freshness import response_headers
+from proxy.core.lifetime import response_headers
 from proxy.core.messages import CacheStatus, Entry, Headers, PageTarget, Request, Rules
 from proxy.core.urls import page_key
 from proxy.errors import Refused, StoreFailed, UpstreamFailed

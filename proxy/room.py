@@ -196,10 +196,11 @@ class Room:
                 continue
 
     def touch(self, times: Sequence[tuple[str, float]]) -> None:
-        """Set when rows were last used."""
+        """Set when rows were last used. A row that was written since then was used then: left alone."""
+        update = "UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1 AND store_time <= ?"
         with self._cache._transact() as (sql, _):
             for key, time in times:
-                sql("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", (time, key))
+                sql(update, (time, key, time))
 
     def evict(self, need: int, keep: str | None) -> int:
         """Delete the least recently used rows but ``keep`` until ``need`` bytes are free, STEP at most.
@@ -245,6 +246,7 @@ class Room:
     def settle(self, now: float) -> None:
         """Put right what a clock that was ahead, or a damaged sum, would make eternal."""
         with self._cache._transact() as (sql, _):
-            sql("UPDATE Cache SET access_time = ? WHERE access_time > ?", (now, now))
+            clamp = "UPDATE Cache SET store_time = min(store_time, ?), access_time = ? WHERE access_time > ?"
+            sql(clamp, (now, now, now))
             sql("UPDATE Settings SET value = (SELECT count(*) FROM Cache) WHERE key = 'count'")
             sql("UPDATE Settings SET value = (SELECT coalesce(sum(size), 0) FROM Cache) WHERE key = 'size'")

@@ -78,9 +78,7 @@ class Store:
     says in a few words what fails at present. Keys are text; a room is "wheels" or "responses".
     """
 
-    def __init__(
-        self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int
-    ) -> None:
+    def __init__(self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int) -> None:
         """Use `open`."""
         self.directory = directory
         self._lock: int | None = lock

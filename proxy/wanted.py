@@ -13,12 +13,12 @@ from urllib.parse import urlsplit, urlunsplit
 from proxy.core import decide
 from proxy.core.messages import Entry, FileTarget, Request, Rules
 from proxy.core.simple import Listed
-from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, projects_of, tag_of
+from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, likely_projects_of, projects_of, tag_of
 from proxy.directory import RoomName
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of
-from proxy.fill import strongest
 from proxy.pages import Pages
+from proxy.plan import strongest
 from proxy.store import Store
 
 
@@ -31,11 +31,13 @@ class Wanted:
     url: str
     hashes: dict[str, str]
     size: int | None
+    file_hashes: dict[str, str]
 
     @property
     def key(self) -> str:
-        """The store key; the strongest listed hash is a part of it."""
-        pin = strongest(self.hashes)
+        """The store key; the strongest listed hash is a part of it. Metadata without a hash of its own is that of
+        a file: with another file it is another one."""
+        pin = strongest(self.hashes) or strongest(self.file_hashes)
         return file_key(self.target, f"{pin[0]}={pin[1]}" if pin else "")
 
     @property
@@ -82,11 +84,11 @@ class Listings:
         before = decide.before_upstream(request, None, self._clock(), self._rules)
         if isinstance(before, decide.Refuse):
             raise refusal(before)
-        if projects:
-            # One look, at the likeliest project: an invented URL must not make us walk the index.
-            manifest = await self._pages.look(target.index, projects[0], request)
+        for project in likely_projects_of(file_name(target.location)):
+            # Few looks, none at a page seen a moment ago: an invented URL must not make us walk the index.
+            manifest = await self._pages.look(target.index, project, request)
             if manifest is not None and target.location in manifest:
-                return self._wanted(target, projects[0], manifest[target.location])
+                return self._wanted(target, project, manifest[target.location])
         raise Refused("no page of this index lists that file", status=404)
 
     async def _cached_anyway(self, target: FileTarget, projects: tuple[str, ...]) -> Entry | None:
@@ -103,13 +105,23 @@ class Listings:
 
     def _wanted(self, target: FileTarget, project: str, listed: Listed) -> Wanted:
         if not target.metadata:
-            return Wanted(target, project, listed.url, dict(listed.hashes), listed.size)
+            return Wanted(target, project, listed.url, dict(listed.hashes), listed.size, dict(listed.hashes))
         if listed.metadata is None:
             raise Refused("the index offers no metadata for that file", status=404)
         # PEP 658: the metadata's URL is the file's with ".metadata" appended to its path.
         parts = urlsplit(listed.url)
         url = urlunsplit(parts._replace(path=parts.path + METADATA_SUFFIX))
-        return Wanted(target, project, url, dict(listed.metadata), None)
+        return Wanted(target, project, url, dict(listed.metadata), None, dict(listed.hashes))
+
+    async def find_again(self, request: Request, wanted: Wanted) -> Wanted:
+        """What the page says now of a file whose body was not what the page had said: it may have been replaced."""
+        target = wanted.target
+        try:
+            manifest = await self._pages.look(target.index, wanted.project, request)
+        except UpstreamFailed:
+            return wanted
+        listed = manifest.get(target.location) if manifest is not None else None
+        return self._wanted(target, wanted.project, listed) if listed is not None else wanted
 
     async def still_listed(self, request: Request, wanted: Wanted) -> None:
         """A listed file that the upstream lacks is a failure (CDN lag) unless its page has dropped it."""

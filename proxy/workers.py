@@ -111,9 +111,7 @@ class Workers:
             log.warning("the store works again")
             self.degraded, self._degraded_by_write = None, False
 
-    async def _run(
-        self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs
-    ) -> T:
+    async def _run(self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         try:
             future = executor.submit(function, *arguments, **named)
             return await asyncio.shield(asyncio.wrap_future(future))

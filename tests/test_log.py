@@ -60,10 +60,17 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for people: what, how it went, how much, how long, why, who."""
     set_up("text", "info")
     access_log()(event(collapsed=True))
-    line = capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines(keepends=True)
     said = " info    GET /simple/six/ 200 miss collapsed 1234B 12.3ms (not cached) 127.0.0.1\n"
     assert line.endswith(said)
     assert len(line) == len("2026-01-02T03:04:05.678Z") + len(said)
+
+
+def test_an_error_has_its_request_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """The problem document names it, and says that the log has the reason."""
+    set_up("text", "info")
+    access_log()(event(status=502, because="no connection"))
+    assert capsys.readouterr().err.endswith("(no connection) 127.0.0.1 0123456789abcdef\n")
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

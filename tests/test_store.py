@@ -301,6 +301,21 @@ async def test_access_times_are_written_in_batches(store: Store, tmp_path: Path)
 
 
 @pytest.mark.asyncio
+async def test_a_use_before_a_writing_does_not_make_the_row_older(tmp_path: Path) -> None:
+    """An access time still in memory when its row is replaced is older than the row."""
+    store = await open_store(tmp_path / "cache", max_size=1000)
+    await keep(store, "six", b"x" * 200)
+    await body_of(store, "six")
+    for key in ("a", "b", "c"):
+        await keep(store, key, b"x" * 200)
+    await keep(store, "six", b"y" * 200)
+    await keep(store, "d", b"x" * 250)
+    assert await body_of(store, "six") == b"y" * 200
+    assert await store.entry("wheels", "a") is None
+    await store.close()
+
+
+@pytest.mark.asyncio
 async def test_wheels_never_push_pages_out(tmp_path: Path) -> None:
     """Each room has a limit of its own."""
     store = await open_store(tmp_path / "cache", max_size=1000, responses_max_size=1000)

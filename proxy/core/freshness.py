@@ -35,23 +35,10 @@ from proxy.core.fields import (
     parse_date,
     parse_seconds,
 )
-from proxy.core.lifetime import NEGATIVE, UNSTORABLE, Said, current_age, lifetime, read, stated_life
+from proxy.core.lifetime import UNSTORABLE, Said, current_age, lifetime, read
 from proxy.core.messages import Head, Headers, Rules
 
-__all__ = [
-    "Freshness",
-    "Grace",
-    "assess",
-    "directives",
-    "grace",
-    "refreshed",
-    "response_headers",
-    "storable",
-    "validators",
-]
-
 NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with any life added still a four-digit year
-IMMUTABLE_LIFE = 365_000_000  # seconds; the figure package registries use for files that never change
 
 # RFC 9111 §3: "the response status code is final" and understood here; 206 never (§3.3 is not implemented).
 STORABLE = (200, 203, 300, 301, 308, 404, 410)
@@ -252,40 +239,6 @@ def refreshed(head: Head, not_modified: Head) -> Head:
     update: Any = View(not_modified.status, changes)
     _controller(Slot(View(head.status, lines))).update_cached_response(question, update)
     return Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at)
-
-
-def response_headers(head: Head, now: float, rules: Rules) -> Headers:
-    """Age, Date and Cache-Control for a client, never more life than upstream gave.
-
-    Clients count from Date (pip reads nothing else, uv also Age), so max-age is the undiminished one; where
-    life is our own heuristic it is the whole of it, counted from that same Date. s-maxage is for us
-    (§5.2.2.10) and becomes the client's only where no max-age is said.
-    """
-    said = read(head)
-    # Where the date is our own, it must not lie ahead of the client that counts from it.
-    date = min(said.received_at, now) if said.date is None else said.date
-    return (
-        ("Age", str(int(current_age(said, now)))),
-        ("Date", format_date(int(date))),
-        ("Cache-Control", _control_for_clients(said, now, rules)),
-    )
-
-
-def _control_for_clients(said: Said, now: float, rules: Rules) -> str:
-    if rules.immutable:
-        return f"public, max-age={IMMUTABLE_LIFE}, immutable"
-    if "no-store" in said.control:
-        return "no-store"
-    parts = ["private"] if "private" in said.control else []
-    if "no-cache" in said.control or said.never_matches():
-        parts.append("no-cache")
-    else:
-        seconds, _ = stated_life(said, ("max-age", "s-maxage"), rules)
-        if said.status in NEGATIVE:
-            seconds = min(seconds, lifetime(said, now, rules)[0])
-        parts.append(f"max-age={seconds}")
-    parts += [name for name in ("must-revalidate", "proxy-revalidate") if name in said.control]
-    return ", ".join(parts)
 
 
 def _controller(slot: Slot) -> CacheController:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proxy.core.fields import FOREVER, directives, parse_date, parse_seconds
-from proxy.core.messages import Head, Rules
+from proxy.core.fields import FOREVER, directives, format_date, parse_date, parse_seconds
+from proxy.core.messages import Head, Headers, Rules
 
 DAY = 86_400.0
 
@@ -22,6 +22,8 @@ UNSTORABLE = ("no-store", "private")
 # directive (e.g., by a no-cache response directive, a must-revalidate response directive, or an applicable
 # s-maxage or proxy-revalidate response directive)".
 NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache", *UNSTORABLE})
+
+IMMUTABLE_LIFE = 365_000_000  # seconds; the figure package registries use for files that never change
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +134,37 @@ def stated_life(said: Said, names: Iterable[str], rules: Rules) -> tuple[int, st
         life = int((said.originated() - modified) * rules.heuristic_fraction)
         return max(0, min(life, int(rules.heuristic_cap))), "Last-Modified"
     return int(rules.default_ttl), "default_ttl"
+
+
+def response_headers(head: Head, now: float, rules: Rules) -> Headers:
+    """Age, Date and Cache-Control for a client, never more life than upstream gave.
+
+    Clients count from Date (pip reads nothing else, uv also Age), so max-age is the undiminished one; where
+    life is our own heuristic it is the whole of it, counted from that same Date. s-maxage is for us
+    (§5.2.2.10) and becomes the client's only where no max-age is said.
+    """
+    said = read(head)
+    # Where the date is our own, it must not lie ahead of the client that counts from it.
+    date = min(said.received_at, now) if said.date is None else said.date
+    return (
+        ("Age", str(int(current_age(said, now)))),
+        ("Date", format_date(int(date))),
+        ("Cache-Control", _control_for_clients(said, now, rules)),
+    )
+
+
+def _control_for_clients(said: Said, now: float, rules: Rules) -> str:
+    if rules.immutable:
+        return f"public, max-age={IMMUTABLE_LIFE}, immutable"
+    if "no-store" in said.control:
+        return "no-store"
+    parts = ["private"] if "private" in said.control else []
+    if "no-cache" in said.control or said.never_matches():
+        parts.append("no-cache")
+    else:
+        seconds, _ = stated_life(said, ("max-age", "s-maxage"), rules)
+        if said.status in NEGATIVE:
+            seconds = min(seconds, lifetime(said, now, rules)[0])
+        parts.append(f"max-age={seconds}")
+    parts += [name for name in ("must-revalidate", "proxy-revalidate") if name in said.control]
+    return ", ".join(parts)

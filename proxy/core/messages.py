@@ -7,7 +7,7 @@ Times are seconds since the epoch as float, sizes are bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -91,6 +91,23 @@ class Head:
     def header(self, name: str) -> str | None:
         """The field's combined value, None when absent."""
         return combined(self.headers, name)
+
+
+# What an upstream told us alone: nobody else may see it, so it is not kept.
+_PERSONAL = {
+    "authentication-info",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "set-cookie",
+    "set-cookie2",
+    "www-authenticate",
+}
+
+
+def kept_head(head: Head) -> Head:
+    """The head as it may lie on disk."""
+    headers = tuple((name, value) for name, value in head.headers if name.lower() not in _PERSONAL)
+    return replace(head, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

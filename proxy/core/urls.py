@@ -19,6 +19,8 @@ NAME_LIMIT = 255
 
 # PEP 508, names: ASCII letters, digits and ``._-``, beginning and ending with a letter or digit.
 _PROJECT = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
+# Most URLs: nothing in them can be spelled in another way. The way around saves seconds on the largest pages.
+_PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?:/[A-Za-z0-9._~-]+)+)")
 # Escapes that the front gate refuses in a request; in a link they are escaped once more.
 _HAZARDS = re.compile(r"%(2f|5c|00|0a|0d)", re.IGNORECASE)
 _SDIST_SUFFIXES = (
@@ -41,6 +43,7 @@ _SDIST_SUFFIXES = (
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SPLITS_LIMIT = 8
+_LOOKS_LIMIT = 2
 
 
 def normalise_project(name: str) -> str:
@@ -100,6 +103,15 @@ def _canonical(host: str, path: list[str]) -> str:
 def link_of(url: str) -> str:
     """The part of a local file path behind ``/files/{index}/``: the URL's own spelling, without its scheme and
     query. Raises ValueError for a URL that has no place below a path (userinfo, no plain host, no file name)."""
+    return _plain(url) or _link(url)
+
+
+def _plain(url: str) -> str | None:
+    found = _PLAIN.fullmatch(url)
+    return found[1] if found is not None and "/." not in url else None
+
+
+def _link(url: str) -> str:
     parts = urlsplit(url)
     if (
         parts.scheme not in _DEFAULT_PORTS
@@ -128,9 +140,17 @@ def _quoted(segment: str) -> str:
     return quote(segment, safe="%:!$&'()*+,;=@~")
 
 
+def without_query(url: str) -> str:
+    """The URL without its query and fragment: a signature in one is a secret, and not kept."""
+    return url.partition("#")[0].partition("?")[0]
+
+
 def location_of(url: str) -> str:
     """The normalised upstream URL without scheme, query and fragment. Raises ValueError as ``link_of``."""
-    host, *path = link_of(url).split("/")
+    plain = _plain(url)
+    if plain is not None:
+        return plain
+    host, *path = _link(url).split("/")
     return _canonical(host, path)
 
 
@@ -153,21 +173,31 @@ def projects_of(filename: str) -> tuple[str, ...]:
     """The normalised project names a file name may belong to, the likeliest first; empty when it has none.
 
     A wheel names its project before the first ``-`` (binary distribution format). Old sdist names are ambiguous:
-    every split is a candidate, first the one where a version seems to begin.
+    every split is a candidate, first those where a version seems to begin, the last of them leading.
     """
+    return tuple(dict.fromkeys(name for name, _ in _splits(filename)))[:_SPLITS_LIMIT]
+
+
+def likely_projects_of(filename: str) -> tuple[str, ...]:
+    """Those of ``projects_of`` that are worth a look at the upstream: at most two, at least one if there is any."""
+    likely = tuple(dict.fromkeys(name for name, version in _splits(filename) if version))
+    return likely[:_LOOKS_LIMIT] or projects_of(filename)[:1]
+
+
+def _splits(filename: str) -> list[tuple[str, bool]]:
+    """Project names with whether a version seems to follow."""
     lowered = filename.lower()
     if lowered.endswith(".whl"):
-        names = [filename.split("-", 1)[0]] if "-" in filename else []
+        splits = [(filename.split("-", 1)[0], True)] if "-" in filename else []
     else:
         suffix = next((suffix for suffix in _SDIST_SUFFIXES if lowered.endswith(suffix)), None)
         if suffix is None:
-            return ()
+            return []
         words = filename[: -len(suffix)].split("-")
-        splits = range(1, len(words))
-        likely = [split for split in splits if words[split][:1].isdigit()]
-        names = ["-".join(words[:split]) for split in [*likely, *(split for split in splits if split not in likely)]]
-    found = dict.fromkeys(normalise_project(name) for name in names[:_SPLITS_LIMIT] if _PROJECT.fullmatch(name))
-    return tuple(found)
+        cuts = range(len(words) - 1, 0, -1)
+        splits = [("-".join(words[:cut]), words[cut][:1].isdigit()) for cut in cuts]
+        splits.sort(key=lambda split: not split[1])
+    return [(normalise_project(name), version) for name, version in splits if _PROJECT.fullmatch(name)]
 
 
 def tag_of(index: str, project: str) -> str:

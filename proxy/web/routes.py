@@ -64,7 +64,15 @@ class Door:
         self._idle.clear()
         request_id = secrets.token_hex(8)
         try:
-            answer = await self._answer(incoming)
+            return await self._handled(incoming, began, request_id)
+        finally:
+            self._under_way -= 1
+            if self._under_way == 0:
+                self._idle.set()
+
+    async def _handled(self, incoming: web.BaseRequest, began: float, request_id: str) -> web.StreamResponse:
+        try:
+            answer = await self._sender.settled(incoming, await self._answer(incoming))
         except Exception as error:
             if not isinstance(error, ProxyError):
                 # A fault of ours: the client gets a constant 500, the log the trace.
@@ -76,9 +84,6 @@ class Door:
             return await self._sender.send(incoming, answer, sent)
         finally:
             self._tell(incoming, answer, sent, time.perf_counter() - began, request_id)
-            self._under_way -= 1
-            if self._under_way == 0:
-                self._idle.set()
 
     async def idle(self) -> None:
         """Return once no request is under way."""

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, quote
 
 from aiohttp import web
@@ -82,19 +82,27 @@ class Sender:
     def __init__(self, *, stall: float) -> None:
         self._stall = stall
 
+    async def settled(self, incoming: web.BaseRequest, answer: Answer) -> Answer:
+        """The answer, with its length known where the client must know it. Raises UpstreamFailed instead of
+        beginning a body that will not come."""
+        if answer.stop is not None or incoming.version >= (1, 1) or isinstance(answer.body, bytes):
+            return answer
+        # HTTP/1.0 has no chunks, and the end of the connection proves nothing: wait for the end.
+        try:
+            return replace(answer, stop=await _end_of(answer.body, answer.start))
+        except BaseException:
+            answer.close()
+            raise
+
     async def send(self, incoming: web.BaseRequest, answer: Answer, sent: Sent) -> web.StreamResponse:
         """Send the answer; ``sent`` is filled in as it goes. Closes the answer in every case."""
         response: web.StreamResponse = web.Response(status=500)
         try:
-            stop = answer.stop
-            if stop is None and incoming.version < (1, 1) and not isinstance(answer.body, bytes):
-                # HTTP/1.0 has no chunks, and the end of the connection proves nothing: wait for the end.
-                stop = await _end_of(answer.body, answer.start)
-            response = _response(incoming, answer, stop)
+            response = _response(incoming, answer)
             async with asyncio.timeout(self._stall):
                 await response.prepare(incoming)
             if incoming.method != "HEAD" and answer.status != 304:
-                await self._body(incoming, response, answer, stop, sent)
+                await self._body(incoming, response, answer, sent)
             async with asyncio.timeout(self._stall):
                 await response.write_eof()
         except BaseException as reason:
@@ -117,7 +125,6 @@ class Sender:
         incoming: web.BaseRequest,
         response: web.StreamResponse,
         answer: Answer,
-        stop: int | None,
         sent: Sent,
     ) -> None:
         if isinstance(response, web.Response):
@@ -128,10 +135,10 @@ class Sender:
                 async with asyncio.timeout(self._stall):
                     await response.write(piece)
                 sent.sent += len(piece)
-        elif stop is None:
+        elif answer.stop is None:
             await self._chunks(response, answer.body, sent)
         else:
-            await self._slices(incoming, response, answer.body, answer.start, stop, sent)
+            await self._slices(incoming, response, answer.body, answer.start, answer.stop, sent)
 
     async def _slices(
         self,
@@ -178,7 +185,7 @@ class Sender:
             sent.sent += count
 
 
-def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> web.StreamResponse:
+def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     headers: CIMultiDict[str] = CIMultiDict(answer.headers)
     headers["Server"] = "pip-cache-proxy"
     headers["Cache-Status"] = answer.cache_status.header()
@@ -188,8 +195,8 @@ def _response(incoming: web.BaseRequest, answer: Answer, stop: int | None) -> we
     if isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method != "HEAD":
         # Head and body leave in one write.
         return web.Response(status=answer.status, headers=headers, body=answer.body)
-    if stop is not None and answer.status != 304:
-        headers["Content-Length"] = str(stop - answer.start)
+    if answer.stop is not None and answer.status != 304:
+        headers["Content-Length"] = str(answer.stop - answer.start)
     return web.StreamResponse(status=answer.status, headers=headers)
 
 

@@ -17,10 +17,10 @@ from proxy.core.freshness import (
     assess,
     grace,
     refreshed,
-    response_headers,
     storable,
     validators,
 )
+from proxy.core.lifetime import response_headers
 from proxy.core.messages import Head, Headers, Rules
 
 NOW = 1_790_000_000.0  # when the responses of this file are received, in 2026

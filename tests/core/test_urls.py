@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.core import urls
 from proxy.core.messages import FileTarget, ListTarget, Moved, NotHere, PageTarget, Target
-from proxy.core.urls import link_of, location_of, parse_target, projects_of, usable_name
+from proxy.core.urls import likely_projects_of, link_of, location_of, parse_target, projects_of, usable_name
 from proxy.web.gate import admit
 
 INDEXES = ("main", "extra")
@@ -295,6 +295,24 @@ def test_a_link_comes_back_as_its_location(scheme: str, host: str, port: str, pa
     assert urls.file_name(location) == name
 
 
+@given(st.sampled_from(["http://", "https://"]), st.text("aB7.-_~/:%@", min_size=3, max_size=20))
+@example("http://", "a/b")
+@example("http://", "a/.b")
+@example("http://", "a/b/../c")
+@example("http://", "a.-/b~")
+def test_the_short_way_is_the_long_way(scheme: str, rest: str) -> None:
+    """URLs in plain spelling take a way around the parser, which must not tell anything else than it does."""
+    # An empty fragment changes nothing and is not plain.
+    try:
+        expected = link_of(f"{scheme}{rest}#"), location_of(f"{scheme}{rest}#")
+    except ValueError:
+        for function in (link_of, location_of):
+            with pytest.raises(ValueError, match=r"."):
+                function(f"{scheme}{rest}")
+        return
+    assert (link_of(f"{scheme}{rest}"), location_of(f"{scheme}{rest}")) == expected
+
+
 URL_LIKE = st.text(CHARACTERS | st.sampled_from("/?#:@[]%\\.;\t\n\ud800"), max_size=30)
 
 
@@ -356,13 +374,13 @@ def test_equivalent_spellings_are_one_location(name: str, data: st.DataObject) -
         ("six-1.16.0.tar.gz", ("six",)),
         ("zope.interface-5.0.zip", ("zope-interface",)),
         ("a-b-1.0.tar.gz", ("a-b", "a")),
-        ("python-3-parser-1.0.tgz", ("python", "python-3-parser", "python-3")),
+        ("python-3-parser-1.0.tgz", ("python-3-parser", "python", "python-3")),
         ("a-b.tar.bz2", ("a",)),
         ("six-1.0-py2.7.egg", ("six", "six-1-0")),
         ("six-1.0.win32-py2.7.exe", ("six", "six-1-0-win32")),
         (
             "-".join("abcdefghijkl") + ".zip",
-            ("a", "a-b", "a-b-c", "a-b-c-d", "a-b-c-d-e", "a-b-c-d-e-f", "a-b-c-d-e-f-g", "a-b-c-d-e-f-g-h"),
+            tuple("-".join("abcdefghijk"[:length]) for length in range(11, 3, -1)),
         ),
         ("six.whl", ()),
         ("six.tar.gz", ()),
@@ -377,6 +395,32 @@ def test_equivalent_spellings_are_one_location(name: str, data: st.DataObject) -
 def test_projects_of(filename: str, projects: tuple[str, ...]) -> None:
     """A wheel has one project; an old sdist name has several, the likeliest first, and never very many."""
     assert projects_of(filename) == projects
+
+
+@pytest.mark.parametrize(
+    ("filename", "projects"),
+    [
+        ("six-1.16.0-py2.py3-none-any.whl", ("six",)),
+        ("a-b-1.0.tar.gz", ("a-b",)),
+        ("python-3-parser-1.0.tgz", ("python-3-parser", "python")),
+        ("a-1-2-3-4.zip", ("a-1-2-3", "a-1-2")),
+        ("a-b-c.tar.bz2", ("a-b",)),
+        ("six.whl", ()),
+        ("six-1.0.html", ()),
+    ],
+)
+def test_likely_projects_of(filename: str, projects: tuple[str, ...]) -> None:
+    """An invented name costs at most two looks at the upstream; a real one always gets one."""
+    assert likely_projects_of(filename) == projects
+
+
+@given(st.text("a1-._A", max_size=20).map(lambda name: f"{name}.tar.gz"))
+def test_likely_projects_are_projects(filename: str) -> None:
+    """What is worth a look is among what is known to be possible, and there is one if there is any."""
+    possible, likely = projects_of(filename), likely_projects_of(filename)
+    assert set(likely) <= set(possible) or len(possible) == 8
+    assert bool(likely) == bool(possible)
+    assert len(likely) <= 2
 
 
 def test_keys_differ() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,13 +20,12 @@ def refusal(
     method: str = "GET",
     target: str = "/simple/",
     version: tuple[int, int] = (1, 1),
+    headers: Mapping[str, str] | None = None,
     hosts: frozenset[str] = frozenset(),
-    **headers: str,
 ) -> int | None:
     """The status a request is refused with, None when it is let in."""
-    fields = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
     try:
-        admit(method, target, version, fields, hosts)
+        admit(method, target, version, CIMultiDict(headers or {}), hosts)
     except Refused as refused:
         return refused.status
     return None
@@ -111,20 +112,20 @@ def test_versions_refused(version: tuple[int, int]) -> None:
     ("headers", "status"),
     [
         ({}, None),
-        ({"Content_Length": "0"}, None),
-        ({"Content_Length": " 0 "}, None),
-        ({"Content_Length": "1"}, 400),
-        ({"Content_Length": ""}, 400),
-        ({"Content_Length": "00"}, 400),
-        ({"Content_Length": "-0"}, 400),
-        ({"Transfer_Encoding": "chunked"}, 400),
-        ({"Transfer_Encoding": ""}, 400),
-        ({"Transfer_Encoding": "chunked", "Content_Length": "0"}, 400),
+        ({"content-length": "0"}, None),
+        ({"content-length": " 0 "}, None),
+        ({"content-length": "1"}, 400),
+        ({"content-length": ""}, 400),
+        ({"content-length": "00"}, 400),
+        ({"content-length": "-0"}, 400),
+        ({"transfer-encoding": "chunked"}, 400),
+        ({"transfer-encoding": ""}, 400),
+        ({"transfer-encoding": "chunked", "content-length": "0"}, 400),
     ],
 )
 def test_bodies_refused(headers: dict[str, str], status: int | None) -> None:
     """A GET with a body has no meaning (RFC 9110 §9.3.1) and is how requests are smuggled."""
-    assert refusal(**headers) == status
+    assert refusal(headers=headers) == status
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,8 @@ def test_bodies_refused(headers: dict[str, str], status: int | None) -> None:
 )
 def test_hosts(host: str, status: int | None) -> None:
     """With allowed hosts set, the Host field must name one, with any port (DNS rebinding)."""
-    assert refusal(hosts=HOSTS, Host=host) == status
-    assert refusal(Host=host) is None
+    assert refusal(headers={"host": host}, hosts=HOSTS) == status
+    assert refusal(headers={"host": host}) is None
 
 
 def test_a_missing_host_is_not_an_allowed_one() -> None:

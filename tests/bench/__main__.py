@@ -1,0 +1,28 @@
+"""``python -m tests.bench [start] [cold] [warm] [crowd]``: all of them when none is named. About two minutes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import cold, crowd, start, warm
+
+MEASUREMENTS = {"start": start.run, "cold": cold.run, "warm": warm.run, "crowd": crowd.run}
+
+
+def main(names: list[str]) -> int:
+    """Run them; 2 for a name that is none."""
+    if unknown := set(names) - MEASUREMENTS.keys():
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="pip-cache-proxy-bench-") as scratch:
+        for name in names or MEASUREMENTS:
+            directory = Path(scratch) / name
+            directory.mkdir()
+            MEASUREMENTS[name](directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""The servers that are measured: the proxy, and a plain aiohttp server beside it. Each in a process of its own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.harness.server import ROOT, clean_environment, toml
+from tests.harness.upstream import Upstream
+
+HOST = "127.0.0.1"
+_PATIENCE = 20.0
+_LOOK_EVERY = 0.001
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A context manager: answering inside, killed (by its own id) outside. Its stderr goes to ``log``.
+
+    ``first_answer`` is how many seconds went by from its spawn to its first answer.
+    """
+
+    def __init__(self, words: Sequence[str], port: int, log: Path) -> None:
+        self.port = port
+        self.first_answer = 0.0
+        self.log = log
+        self._words = [sys.executable, *words]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # As when installed: compiled once, also where this process is told to leave no bytecode behind.
+        bytecode = str(self.log.parent.parent / "bytecode")
+        environment = clean_environment({"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": bytecode})
+        with self.log.open("wb") as log:
+            began = time.perf_counter()
+            self._process = subprocess.Popen(
+                self._words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        while not self._answers():
+            if self._process.poll() is not None or time.perf_counter() - began > _PATIENCE:
+                self.__exit__(None, None, None)
+                raise RuntimeError(f"{self._words} does not answer:\n{self.log.read_text()[-2000:]}")
+            time.sleep(_LOOK_EVERY)
+        self.first_answer = time.perf_counter() - began
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def url(self) -> str:
+        """Without a slash at the end."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def rss(self) -> int:
+        """Resident memory now, in bytes."""
+        return self._memory("VmRSS")
+
+    def peak_rss(self) -> int:
+        """Most resident memory since the start, in bytes."""
+        return self._memory("VmHWM")
+
+    def cpu(self) -> float:
+        """Seconds of CPU used so far, user and system."""
+        # proc(5): the second field may hold spaces, so count from its closing bracket.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def _memory(self, name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=_PATIENCE)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+def proxy(directory: Path, upstream: Upstream) -> Server:
+    """The proxy over ``directory / "cache"``, its log in a file, the upstream as its index "test"."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    settings = {
+        "server": {"host": HOST, "port": port},
+        "cache": {"dir": str(directory / "cache")},
+        "log": {"format": "json"},
+    }
+    config = directory / "config.toml"
+    config.write_text(toml(settings, [{"name": "test", "url": upstream.url}]))
+    return Server(["-m", "proxy", "serve", "--config", str(config)], port, directory / "proxy.log")
+
+
+def plain(directory: Path) -> Server:
+    """The server beside it, which serves the files of ``directory``; without a log."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    return Server(["-m", "tests.bench.plain", HOST, str(port), str(directory)], port, directory / "plain.log")
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
