@@ -153,6 +153,13 @@ class Fill:
             self.settled = True
             self._release()
 
+    def give_up(self) -> None:
+        """Tell the followers that nothing will come any more; does nothing to a fill that has ended by itself."""
+        if not self.settled:
+            self._fail(UpstreamFailed("the proxy is shutting down", status=503, retry_after=2))
+            self.settled = True
+            self._release()
+
     def _fail(self, failure: UpstreamFailed) -> None:
         if self.completed is None:
             self.failure = failure

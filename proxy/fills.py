@@ -63,8 +63,14 @@ class Fills:
         extra = {"Cache-Control": "no-cache"} if count else {}
         task = fill.task = asyncio.create_task(self._run(fill, extra), name=f"fill {plan.key}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._ended(fill, done))
         return fill
+
+    def _ended(self, fill: Fill, task: asyncio.Task[None]) -> None:
+        # A task cancelled before its first step, or while it waits for other relays, has not run the fill at all.
+        self._tasks.discard(task)
+        fill.give_up()
+        self._take_leave(fill)
 
     async def _run(self, fill: Fill, extra: Mapping[str, str]) -> None:
         try:

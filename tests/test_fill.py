@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -603,6 +604,32 @@ async def test_close_tells_the_followers(house: House) -> None:
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
     await house.over(follower)
     assert await house.stored() is None
+
+
+@pytest.mark.parametrize("relay", [False, True], ids=["kept", "relay"])
+async def test_close_before_it_began(house: House, relay: bool) -> None:
+    """A fill whose task never had a turn tells its followers as well, and is forgotten."""
+    follower = house.join(house.plan(keep=None) if relay else house.plan())
+    await house.fills.close()
+    with pytest.raises(UpstreamFailed) as caught:
+        await followed(follower)
+    assert caught.value.status == 503
+    assert KEY not in house.fills._fills
+    assert house.asked() == []
+
+
+async def test_close_while_relays_wait_for_each_other(house: House) -> None:
+    """Nobody is left behind in the queue."""
+    gate = Gate()
+    house.says(ok(stall_after=0, gate=gate))
+    plans = [replace(house.plan(keep=None), key=f"relay {number}") for number in range(50)]
+    followers = [house.join(plan) for plan in plans]
+    await passed(gate)
+    await house.fills.close()
+    for follower in followers:
+        with pytest.raises(UpstreamFailed):
+            await followed(follower)
+    assert len(house.asked()) < len(plans)
 
 
 async def test_close_while_a_wrong_body_is_thrown_away(house: House) -> None:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from proxy.core.messages import CacheStatus, Entry, Head, Headers, combined
+from proxy.core.messages import CacheStatus, Entry, Head, Headers, combined, kept_head
 
 HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encoding"), ("X-Empty", ""))
 
@@ -25,6 +25,14 @@ HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encodi
 def test_header(name: str, value: str | None) -> None:
     """RFC 9110 §5.1 and §5.2: names without case, values of one name joined in order."""
     assert combined(HEADERS, name) == Head(200, HEADERS, 1.0, 2.0).header(name) == value
+
+
+def test_kept_head() -> None:
+    """What was meant for us alone is not kept, however it is spelled; all else is, in its order."""
+    personal = ("Set-Cookie", "SET-COOKIE2", "WWW-Authenticate", "Proxy-Authenticate", "authentication-info")
+    told = tuple((name, "secret") for name in (*personal, "Proxy-Authentication-Info"))
+    head = Head(200, (*told[:3], *HEADERS, *told[3:]), 1.0, 2.0)
+    assert kept_head(head) == Head(200, HEADERS, 1.0, 2.0)
 
 
 @pytest.mark.parametrize(

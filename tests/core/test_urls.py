@@ -423,6 +423,20 @@ def test_likely_projects_are_projects(filename: str) -> None:
     assert len(likely) <= 2
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://example.com/a%3F.whl", "https://example.com/a%3F.whl"),
+        ("https://example.com/a.whl?token=1", "https://example.com/a.whl"),
+        ("https://example.com/a.whl?token=1?b#c", "https://example.com/a.whl"),
+        ("https://example.com/a.whl#sha256=0?token=1", "https://example.com/a.whl"),
+    ],
+)
+def test_without_query(url: str, kept: str) -> None:
+    """A signature is a secret, wherever it hides."""
+    assert urls.without_query(url) == kept
+
+
 def test_keys_differ() -> None:
     """No two things share a store key; a listed hash is a part of a file's."""
     file, metadata = FileTarget("main", "example.com/a.whl", False), FileTarget("main", "example.com/a.whl", True)

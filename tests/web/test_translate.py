@@ -20,6 +20,7 @@ from aiohttp.test_utils import make_mocked_request
 from proxy.answer import Answer, Piece, StoredStream
 from proxy.core.messages import CacheStatus, FileTarget, Headers, Moved, NotHere, PageTarget, Request, Target
 from proxy.errors import Refused, UpstreamFailed
+from proxy.web.problems import problem
 from proxy.web.routes import Listener
 from proxy.web.translate import SLICE, Sender, Sent, translated
 from tests.harness.server import ProxyServer
@@ -99,9 +100,14 @@ class Server:
         self.transports.append(incoming.transport)
         self.requests.append(translated(incoming, ("main",), "main"))
         answer = self.answer or Answer(200, FILE, b"ok", STATUS, stop=2)
+        sender = Sender(stall=self.stall)
+        try:
+            answer = await sender.settled(incoming, answer)
+        except UpstreamFailed as failure:
+            answer = problem(failure, accept=None, request_id="0123")
         sent = Sent(answer.status)
         try:
-            return await Sender(stall=self.stall).send(incoming, answer, sent)
+            return await sender.send(incoming, answer, sent)
         finally:
             self.outcomes.append(sent)
 
@@ -361,11 +367,14 @@ async def test_a_file_shorter_than_its_head(server: Server, file: BinaryIO) -> N
     assert file.closed
 
 
-async def test_http_1_0_gets_no_status_for_a_failure(server: Server, file: BinaryIO) -> None:
-    """The end of the connection would prove the body whole: nothing at all is sent before it is."""
-    server.answer = Answer(200, FILE, Growing(file, SLICE, failure=UpstreamFailed("cut")), STATUS)
-    assert (await server.ask(version="1.0")).status == 0
-    assert (await server.over()).aborted
+async def test_http_1_0_gets_no_part_of_a_body_that_fails(server: Server, file: BinaryIO) -> None:
+    """The end of the connection would prove it whole, so it waits for the end and gets a clean 502 instead."""
+    stream = Growing(file, SLICE, failure=UpstreamFailed("cut"))
+    server.answer = Answer(200, FILE, stream, STATUS)
+    got = await server.ask(version="1.0")
+    assert (got.status, json.loads(got.whole)["because"]) == (502, "cut")
+    assert not (await server.over()).aborted
+    assert stream.closed == 1
 
 
 async def test_a_client_that_does_not_read(server: Server, tmp_path: Path) -> None:
