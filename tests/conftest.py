@@ -106,3 +106,12 @@ def default_upstream() -> str:
     except OSError as error:
         missing(f"the default upstream is not reachable: {error}")
     return PYPI_SIMPLE_ENDPOINT
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI nothing may be skipped: a skipped test there is a promise nobody looked at."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("CI is set, and tests were skipped: see -rs", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

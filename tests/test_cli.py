@@ -191,13 +191,22 @@ def test_check_finds_a_cache_directory_that_is_a_file(config: Path) -> None:
         assert complaint(done) == f"cache.dir: {config.parent / 'cache'} is not a directory"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+READ_ONLY = 'mount -t tmpfs -o ro none "$1" && exec "$2" -m proxy check --config "$3"'
+"""Root may write anywhere, but for a file system that is read-only."""
+
+
 def test_check_finds_a_cache_directory_that_cannot_be_written(config: Path) -> None:
     """Neither in it nor below it."""
-    (config.parent / "cache").mkdir(mode=0o500)
+    if subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("unshare (util-linux) cannot make a mount namespace here")
+    mounted = config.parent / "cache"
+    mounted.mkdir()
     for directory, wrong in (("cache", "cannot be written to"), ("cache/below", "cannot be made in")):
         config.write_text(f'[cache]\ndir = "{config.parent / directory}"\n{INDEX}')
-        done = run("check", "--config", str(config))
+        command = ["unshare", "-Urm", "sh", "-c", READ_ONLY, "sh", str(mounted), sys.executable, str(config)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
+        )
         assert (done.returncode, wrong in complaint(done)) == (cli.EX_CONFIG, True)
 
 

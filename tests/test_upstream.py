@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -708,25 +711,63 @@ async def test_the_allowed_one_of_several_addresses(serve: Serve, ask: Ask, monk
     assert canary.connections == 0
 
 
-def machine_address() -> str:
-    """An address of this machine that is not loopback; no packet is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("203.0.113.1", 9))
-        except OSError:
-            pytest.skip("this machine has only loopback addresses")
-        return str(probe.getsockname()[0])
+ROOT = Path(__file__).resolve().parents[1]
 
+ELSEWHERE = """
+import asyncio, sys
+from proxy.errors import UpstreamFailed
+from proxy.upstream import Site, Upstream
 
-async def test_a_redirect_to_this_machine(serve: Serve, ask: Ask) -> None:
-    """An index elsewhere that answers with a redirect to loopback is refused, without a connection."""
-    canary, address = await serve(OK), machine_address()
-    responder = await serve(moved(canary.url()), moved(canary.url(host="localhost")), host=address)
-    upstream = ask(responder.url(host=address))
+async def main():
+    touched, asked = [], []
+
+    async def canary(reader, writer):
+        touched.append(1)
+        writer.close()
+
+    async def index(reader, writer):
+        asked.append(await reader.readuntil(b"\\r\\n\\r\\n"))
+        host = ("127.0.0.1", "localhost")[len(asked) - 1]
+        head = f"HTTP/1.1 302 Found\\r\\nLocation: http://{host}:{port}/\\r\\nContent-Length: 0\\r\\n\\r\\n"
+        writer.write(head.encode())
+        await writer.drain()
+
+    trap = await asyncio.start_server(canary, "127.0.0.1", 0)
+    port = trap.sockets[0].getsockname()[1]
+    there = await asyncio.start_server(index, "198.18.0.1", 0)
+    url = "http://198.18.0.1:%d/simple/" % there.sockets[0].getsockname()[1]
+    upstream = Upstream([Site("test", url)])
     for _ in range(2):
-        assert (await failing(upstream, responder.url(host=address))).status == 502
-    assert len(responder.requests) == 2
-    assert canary.connections == 0
+        try:
+            async with upstream.open("test", url, pool="page", headers={}):
+                raise SystemExit("the redirect was followed")
+        except UpstreamFailed as failure:
+            assert failure.status == 502, failure.because
+    await upstream.close()
+    assert (len(asked), touched) == (2, []), (asked, touched)
+    # The trap works: this is what would have been counted.
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.sleep(0)
+    while not touched:
+        await asyncio.sleep(0)
+    writer.close()
+
+asyncio.run(main())
+print("refused")
+"""
+
+
+def test_a_redirect_to_this_machine() -> None:
+    """An index elsewhere that answers with a redirect to loopback is refused, without a connection.
+
+    Elsewhere is an address of a network namespace of its own: nothing is sent to any real machine.
+    """
+    network = 'ip link set lo up && ip address add 198.18.0.1/15 dev lo && exec "$1" -c "$2"'
+    if shutil.which("ip") is None or subprocess.run(["unshare", "-Urn", "true"], check=False).returncode != 0:
+        pytest.skip("ip (iproute2) or network namespaces are missing here")
+    command = ["unshare", "-Urn", "sh", "-c", network, "sh", sys.executable, ELSEWHERE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "refused\n", done.stderr
 
 
 async def test_http_only_where_configured(serve: Serve, ask: Ask) -> None:
