@@ -1,5 +1,6 @@
 # make serve   make the environment, install, serve PyPI with the cache built in (ARGS="--host 0.0.0.0")
 # make test    make the environment, install, pass every test (ARGS="tests/core -k range")
+# make bench   measure start, memory, cold and warm answers (ARGS="start cold")
 # make lint    ruff and mypy over the whole tree
 # make clean   remove the environment and what tools left behind
 
@@ -14,7 +15,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 export COVERAGE_FILE = $(abspath $(VENV))/coverage
 export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(VENV))/hypothesis
 
-.PHONY: serve test lint clean
+.PHONY: serve test bench lint clean
 
 serve: $(VENV)/installed
 	exec $(BIN)/pip-cache-proxy serve $(ARGS)
@@ -23,6 +24,10 @@ serve: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -o cache_dir=$(abspath $(VENV))/pytest \
 		$(if $(ARGS),$(ARGS),--cov=proxy.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100)
+
+# Figures, not tests: what they are worth depends on the machine and on what else it does.
+bench: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check --cache-dir $(VENV)/ruff .

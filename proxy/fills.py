@@ -19,6 +19,8 @@ from proxy.upstream import Upstream
 REST_AFTER_MISMATCH = 60.0
 """Seconds a URL is left alone after its second wrong body in a row."""
 _REMEMBERED = 4096
+_ADOPTION = 5.0
+"""Seconds that whole bodies get to be adopted when the proxy stops."""
 _RELAYS = 6
 """Ranges of one index relayed at a time."""
 
@@ -101,7 +103,13 @@ class Fills:
         return key in self._mismatches
 
     async def close(self) -> None:
-        """Cancel what is under way; followers are cut, spools are dropped."""
+        """Cancel what is under way; followers are cut, spools are dropped. A body that is whole may still be kept:
+        its last follower was served before the disk had it."""
+        whole = {fill.task for fill in self._fills.values() if fill.completed is not None and fill.task is not None}
+        for task in self._tasks - whole:
+            task.cancel()
+        if whole:
+            await asyncio.wait(whole, timeout=_ADOPTION)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

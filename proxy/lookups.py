@@ -19,7 +19,7 @@ from proxy.core import decide, negotiation, simple
 from proxy.core.freshness import validators
 from proxy.core.messages import Entry, Head, PageTarget, Request, Rules, kept_head
 from proxy.core.urls import link_of, page_key, tag_of, without_query
-from proxy.entries import dump_entry, load_entry
+from proxy.entries import dump_entry
 from proxy.errors import StoreFailed, UpstreamFailed
 from proxy.flights import Flights
 from proxy.manifests import Manifest, Manifests, manifest_of
@@ -108,9 +108,8 @@ class Lookups:
     async def stored_head(self, key: str) -> Entry | None:
         """The head of the last good page; None when there is none, or no store to tell."""
         try:
-            row = await self._store.read(key)
-            return load_entry(row) if row is not None else None
-        except (StoreFailed, ValueError):
+            return await self._store.entry("responses", key)
+        except StoreFailed:
             return None
 
     def fetch(self, target: PageTarget, request: Request, entry: Entry | None) -> tuple[asyncio.Task[Fetched], bool]:

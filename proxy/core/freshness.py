@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cachecontrol.cache import BaseCache
@@ -174,14 +175,20 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
     life, reason = lifetime(said, now, rules)
     wishes = _wishes(request_headers)
     allowance = life if said.never_stale() else life + _max_stale(wishes)
-    question: Any = Question({"cache-control": _shortening(wishes, age, allowance)})
-    view = StatedLife(allowance, keep=True).apply(_view(said))
-    fresh = _controller(Slot(view)).cached_request(question) is not False
+    fresh = _judged(head, allowance, _shortening(wishes, age, allowance))
     if age < life:
         because = f"fresh by {reason}" if fresh else "fresh, but the client wants it newer"
     else:
         because = "stale, and the client accepts that" if fresh else f"stale by {reason}"
     return Freshness(float(age), float(life), fresh, because)
+
+
+# The same head is judged again and again while it is warm, with an age that changes once a second.
+@lru_cache(maxsize=1024)
+def _judged(head: Head, allowance: int, shortening: str) -> bool:
+    question: Any = Question({"cache-control": shortening})
+    view = StatedLife(allowance, keep=True).apply(_view(read(head)))
+    return _controller(Slot(view)).cached_request(question) is not False
 
 
 def grace(head: Head, rules: Rules) -> Grace:

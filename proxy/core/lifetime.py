@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from proxy.core.fields import FOREVER, directives, format_date, parse_date, parse_seconds
 from proxy.core.messages import Head, Headers, Rules
@@ -53,6 +54,8 @@ class Said:
         return self.status in NEGATIVE or self.never_matches() or not NEVER_STALE.isdisjoint(self.control)
 
 
+# A warm head is read for the verdict and for the fields of every answer.
+@lru_cache(maxsize=1024)
 def read(head: Head) -> Said:
     """Parse what the arithmetic needs of a head."""
     fields: dict[str, str] = {}

@@ -20,7 +20,7 @@ NAME_LIMIT = 255
 # PEP 508, names: ASCII letters, digits and ``._-``, beginning and ending with a letter or digit.
 _PROJECT = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
 # Most URLs: nothing in them can be spelled in another way. The way around saves seconds on the largest pages.
-_PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?:/[A-Za-z0-9._~-]+)+)")
+_PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+)")
 # Escapes that the front gate refuses in a request; in a link they are escaped once more.
 _HAZARDS = re.compile(r"%(2f|5c|00|0a|0d)", re.IGNORECASE)
 _SDIST_SUFFIXES = (

@@ -138,6 +138,14 @@ def _plain(status: int, document: dict[str, str], because: str) -> Answer:
 class Connection(web.RequestHandler):
     """One client connection. What aiohttp's parser refuses gets a constant answer, never an echo of itself."""
 
+    def close(self) -> None:
+        """Take no more requests. One that waits for its next request ends now: aiohttp would leave it open, and
+        what its client asks then without an answer."""
+        idle = self._waiter is not None and not self._waiter.done()
+        super().close()
+        if idle and self.transport is not None:
+            self.transport.close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -161,6 +169,7 @@ class Connection(web.RequestHandler):
         response = web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
         response.headers["Server"] = "pip-cache-proxy"
         response.headers["Cache-Status"] = answer.cache_status.header()
+        response.headers["X-Content-Type-Options"] = "nosniff"
         response.force_close()
         return response
 

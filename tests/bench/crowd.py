@@ -48,7 +48,8 @@ def stampede(directory: Path) -> None:
     sides = Series("proxy, cold", [wall], "s"), Series("aiohttp FileResponse", [beside_wall], "s")
     what = f"{_CLIENTS} clients, one cold 200 MiB"
     report(f"{what}: wall", *sides, f"{asked} GET upstream, {right} right sha256")
-    show(f"  peak memory grew by {grown:.1f} MiB, {grown * MIB / _BIG:.3f}x the file", bound(grown, _GROWTH_MOST, "MiB"))
+    figure = f"  peak memory grew by {grown:.1f} MiB, {grown * MIB / _BIG:.3f}x the file"
+    show(figure, bound(grown, _GROWTH_MOST, "MiB"))
 
 
 def huge(directory: Path) -> None:

@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.harness.server import ROOT, clean_environment, toml
 from tests.harness.upstream import Upstream
@@ -105,7 +105,7 @@ def proxy(directory: Path, upstream: Upstream) -> Server:
     """The proxy over ``directory / "cache"``, its log in a file, the upstream as its index "test"."""
     directory.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    settings = {
+    settings: Mapping[str, Mapping[str, Any]] = {
         "server": {"host": HOST, "port": port},
         "cache": {"dir": str(directory / "cache")},
         "log": {"format": "json"},

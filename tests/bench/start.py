@@ -23,15 +23,17 @@ def run(directory: Path) -> None:
         with plain(directory / "plain"), proxy(directory / "proxy", upstream):
             pass  # from here on all is compiled
         for number in range(_REPETITIONS):
-            with plain(directory / "plain") as beside:
-                started["aiohttp"].append(beside.first_answer)
-                idle["aiohttp"].append(beside.rss() / 10**6)
-            with proxy(directory / f"proxy{number}", upstream) as ours:
-                started["proxy"].append(ours.first_answer)
+            with plain(directory / "plain") as other:
+                started["aiohttp"].append(other.first_answer)
+                idle["aiohttp"].append(other.rss() / 10**6)
+            with proxy(directory / f"proxy{number}", upstream) as server:
+                started["proxy"].append(server.first_answer)
                 # After a page: what is loaded on demand is loaded.
-                assert fetch(f"{ours.url}/simple/one/").status == 200
-                idle["proxy"].append(ours.rss() / 10**6)
-    sides = [Series(name, values, "s") for name, values in started.items()]
-    report("start to first answer", *sides, bound(sides[0].median, _START_MOST, "s"))
-    sides = [Series(name, values, "MB") for name, values in idle.items()]
-    report("idle memory", *sides, bound(sides[0].median, _IDLE_MOST, "MB"))
+                assert fetch(f"{server.url}/simple/one/").status == 200
+                idle["proxy"].append(server.rss() / 10**6)
+    for what, values, most, unit in (
+        ("start to first answer", started, _START_MOST, "s"),
+        ("idle memory", idle, _IDLE_MOST, "MB"),
+    ):
+        ours, beside = (Series(name, each, unit) for name, each in values.items())
+        report(what, ours, beside, bound(ours.median, most, unit))

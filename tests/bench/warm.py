@@ -20,7 +20,7 @@ from tests.harness.waiting import eventually
 
 _REPETITIONS = 5
 _SECONDS = 1.5
-_FILES_ON_PAGE = 62  # about 10 KB once compressed
+_FILES_ON_PAGE = 100  # about 10 KB once compressed
 _PAGE_HEADERS = {"Accept": JSON_V1, "Accept-Encoding": "gzip"}
 _INDEX = "test"
 
@@ -51,7 +51,8 @@ def run(directory: Path) -> None:
         with plain(directory / "plain") as beside:
             for case in _cases(upstream, small, big, page.headers["etag"], len(page.body)):
                 _compare(case, ours, beside)
-        show(f"{'memory, loaded':<34} {'':8}  proxy {ours.rss() / 10**6:.0f} MB, at most {ours.peak_rss() / 10**6:.0f} MB")
+        now, most = ours.rss() / 10**6, ours.peak_rss() / 10**6
+        show(f"{'memory, loaded':<34} {'':8}  proxy {now:.0f} MB, at most {most:.0f} MB")
 
 
 def _cases(upstream: Upstream, small: Distribution, big: Distribution, etag: str, size: int) -> list[Case]:
@@ -93,13 +94,14 @@ def _compare(case: Case, ours: Server, beside: Server) -> None:
             rates[name].append(done / result.seconds)
             per_cpu[name].append(done / cpu)
             slowest[name].append(result.p99)
-    unit = "MB" if case.megabytes else "req"
+    counted = "MB" if case.megabytes else "req"
     for what, values, unit in (
-        (case.name, rates, f"{unit}/s"),
-        ("  the same per second of its CPU", per_cpu, f"{unit}/cpu-s"),
+        (case.name, rates, f"{counted}/s"),
+        ("  the same per second of its CPU", per_cpu, f"{counted}/cpu-s"),
         ("  p99", slowest, "ms"),
     ):
-        report(what, *(Series(name, each, unit) for name, each in values.items()))
+        first, second = (Series(name, each, unit) for name, each in values.items())
+        report(what, first, second)
 
 
 def _load(case: Case, server: Server, path: str) -> Result:

@@ -10,19 +10,18 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from tests.harness.behaviours import Answer, Behaviour, busy, cut, hang_up, polite, redirect, reset_at_once
-from tests.harness.exchange import Exchange, Gate
+from tests.harness.behaviours import Answer, Behaviour, Raw, busy, cut, hang_up, polite, redirect, reset_at_once
+from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1, MODIFIED
 from tests.harness.packages import wheel
 from tests.harness.waiting import eventually
-from tests.harness.world import AS_JSON, HTML, World, fresh_name, listen, world
+from tests.harness.world import AS_JSON, HTML, World, fresh_name, world
 
 STALE_AFTER = 0.5
 FIRST_BYTE = 2.0
@@ -124,19 +123,30 @@ def test_a_changed_page_replaces_the_old_one(here: World) -> None:
     assert here.file(made).sha256 == made.sha256
 
 
-def test_age_date_and_life(here: World) -> None:
-    """Clients count from Date, or with Age: both are upstream's, and max-age is not diminished."""
-    date = formatdate(time.time() - 90, usegmt=True)
-    # A second Date line would be malformed: only Age says how old the page is.
-    name, first = stored(here, Answer(headers={"Cache-Control": "public, max-age=600", "Age": "100"}))
-    for got in (first, here.page(name)):
+def dated(name: str, seconds: int) -> Raw:
+    """A page that its upstream made so many seconds ago, fresh for ten minutes."""
+    document = {"meta": {"api-version": "1.1"}, "name": name, "files": [], "versions": []}
+    body = json.dumps(document).encode()
+    date = formatdate(time.time() - seconds, usegmt=True)
+    head = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: {JSON_V1}\r\nCache-Control: max-age=600\r\n"
+    return Raw(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+@pytest.mark.parametrize("by", ["Age", "Date"])
+def test_age_date_and_life(here: World, by: str) -> None:
+    """Clients count from Date, or with Age: both are upstream's, and max-age is not diminished by them."""
+    name = fresh_name()
+    here.publish(wheel(name))
+    old = Answer(headers={"Cache-Control": "public, max-age=600", "Age": "100"})
+    here.script(name, old if by == "Age" else dated(name, 100))
+    for got in (here.page(name), here.page(name)):
         assert 100 <= int(got.headers["age"]) <= 110
         assert got.headers["cache-control"] == "max-age=600"
         age = time.time() - parsedate_to_datetime(got.headers["date"]).timestamp()
-        assert -1 <= age < 20
-    ttl = int(here.page(name).headers["cache-status"].partition("ttl=")[2].partition(";")[0])
+        assert (100 if by == "Date" else 0) - 1 <= age <= (110 if by == "Date" else 10)
+    ttl = int(got.headers["cache-status"].partition("ttl=")[2].partition(";")[0])
     assert 490 <= ttl <= 500
-    assert date
+    assert len(here.page_requests(name)) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,25 +215,27 @@ def test_settings_of_one_proxy(own: World) -> None:
 # --- the upstream fails
 
 
-def other_project(exchange: Exchange) -> None:
-    """A good page, of another project."""
-    document = {"meta": {"api-version": "1.1"}, "name": "somebody-else", "files": [], "versions": []}
-    Answer(status=200, body=json.dumps(document).encode(), headers={"Content-Type": JSON_V1})(exchange)
+def instead(body: bytes, content_type: str) -> Answer:
+    """200 with this in the page's place."""
+    return Answer(status=200, body=body, headers={"Content-Type": content_type}, without=("Content-Encoding",))
 
 
 PORTAL = b"<!DOCTYPE html><html><body><a href='/login'>Please log in</a></body></html>"
+OTHER = b'{"meta": {"api-version": "1.1"}, "name": "somebody-else", "files": [], "versions": []}'
 BROKEN: dict[str, Behaviour] = {
     "500": busy(500),
     "502": busy(502),
     "503": busy(503, 86400),
     "504": busy(504),
     "429": busy(429, "Thu, 01 Jan 2099 00:00:00 GMT"),
-    "403-less 400": busy(400),
-    "portal": Answer(status=200, body=PORTAL, headers={"Content-Type": HTML}),
-    "another project": other_project,
-    "truncated json": Answer(status=200, body=b'{"meta": {"api-version": "1.1"}, "na', headers={"Content-Type": JSON_V1}),
-    "json of another kind": Answer(status=200, body=b"[]", headers={"Content-Type": JSON_V1}),
-    "binary": Answer(status=200, body=b"\x00\x01", headers={"Content-Type": "application/octet-stream"}),
+    "400": busy(400),
+    "portal": instead(PORTAL, HTML),
+    "empty": instead(b"", HTML),
+    "another project": instead(OTHER, JSON_V1),
+    "truncated json": instead(OTHER[:50], JSON_V1),
+    "json of another kind": instead(b"[]", JSON_V1),
+    "binary": instead(OTHER, "application/octet-stream"),
+    "another version": instead(OTHER.replace(b"1.1", b"2.0"), JSON_V1),
     "no gzip": Answer(headers={"Content-Encoding": "gzip"}, body=b"not gzip"),
     "cut": cut(20),
     "reset": reset_at_once,
@@ -445,19 +457,9 @@ def test_fifty_clients_one_cold_page(here: World) -> None:
     """All are under way before the upstream answers: it is asked once, and all get the same page."""
     gate = Gate()
     name = project(here, Answer(held=gate))
-    request = f"GET /simple/{name}/ HTTP/1.1\r\nHost: x\r\nAccept: {JSON_V1}\r\nConnection: close\r\n\r\n".encode()
-    with ThreadPoolExecutor(50) as pool:
-        connections = [here.connect() for _ in range(50)]
-        for connection in connections:
-            connection.sendall(request)
-        assert gate.reached.wait(20)
-        jobs = [pool.submit(listen, connection) for connection in connections]
-        gate.open()
-        answers = [job.result() for job in jobs]
-    for connection in connections:
-        connection.close()
+    answers = here.all_at_once(f"/simple/{name}/", 50, gate, [f"Accept: {JSON_V1}"])
     assert {(each.status, each.body) for each in answers} == {(200, answers[0].body)}
-    assert any("collapsed" in each.headers["cache-status"] for each in answers)
+    assert sum("collapsed" in each.headers["cache-status"] for each in answers) == 49
     assert len(here.page_requests(name)) == 1
 
 

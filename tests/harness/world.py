@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.behaviours import Behaviour
-from tests.harness.exchange import Seen
+from tests.harness.exchange import Gate, Seen
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution
@@ -125,6 +126,23 @@ class World:
         """A raw connection to the proxy."""
         return socket.create_connection((self.proxy.host, self.proxy.port), timeout=PATIENCE)
 
+    def all_at_once(
+        self, path: str, number: int, gate: Gate, headers: Sequence[str] = (), method: str = "GET"
+    ) -> list[Heard]:
+        """So many answers to the same request; the gate opens once the proxy has taken up all of them."""
+        fields = "".join(f"{each}\r\n" for each in headers)
+        request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n".encode()
+        with ExitStack() as open_ones, ThreadPoolExecutor(number) as pool:
+            connections = [open_ones.enter_context(self.connect()) for _ in range(number)]
+            for connection in connections:
+                connection.sendall(request)
+            assert gate.reached.wait(PATIENCE)
+            # Read in the order of arrival: an answer to this means that those before it are under way.
+            assert self.get("/healthz").status == 200
+            jobs = [pool.submit(listen, connection) for connection in connections]
+            gate.open()
+            return [job.result() for job in jobs]
+
     def say(self, request: bytes | str) -> Heard:
         """Raw bytes to the proxy, and all it says until it closes."""
         with self.connect() as connection:
@@ -146,6 +164,3 @@ def world(
         running.enter_context(proxy)
         yield World(proxy, upstream)
     print(f"--- what the proxy in {directory} said:\n{proxy.stderr[-20000:]}")
-
-
-Indexes = Callable[[Upstream], Mapping[str, str]]
