@@ -28,8 +28,6 @@ from cachecontrol.heuristics import BaseHeuristic
 from cachecontrol.serialize import Serializer
 
 from proxy.core.fields import (
-    FOREVER,
-    directives,
     entity_tag,
     format_date,
     opaque_tag,
@@ -38,6 +36,7 @@ from proxy.core.fields import (
 )
 from proxy.core.lifetime import UNSTORABLE, Said, current_age, lifetime, read
 from proxy.core.messages import Head, Headers, Rules
+from proxy.core.wishes import max_stale, shortening, wishes_of
 
 NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with any life added still a four-digit year
 
@@ -173,9 +172,9 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
     if rules.immutable:
         return Freshness(float(age), math.inf, True, "pinned by its hash")
     life, reason = lifetime(said, now, rules)
-    wishes = _wishes(request_headers)
-    allowance = life if said.never_stale() else life + _max_stale(wishes)
-    fresh = _judged(head, allowance, _shortening(wishes, age, allowance))
+    wishes = wishes_of(request_headers)
+    allowance = life if said.never_stale() else life + max_stale(wishes)
+    fresh = _judged(head, allowance, shortening(wishes, age, allowance))
     if age < life:
         because = f"fresh by {reason}" if fresh else "fresh, but the client wants it newer"
     else:
@@ -185,8 +184,8 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
 
 # The same head is judged again and again while it is warm, with an age that changes once a second.
 @lru_cache(maxsize=1024)
-def _judged(head: Head, allowance: int, shortening: str) -> bool:
-    question: Any = Question({"cache-control": shortening})
+def _judged(head: Head, allowance: int, wanted: str) -> bool:
+    question: Any = Question({"cache-control": wanted})
     view = StatedLife(allowance, keep=True).apply(_view(read(head)))
     return _controller(Slot(view)).cached_request(question) is not False
 
@@ -264,37 +263,6 @@ def _view(said: Said) -> Any:
     if said.never_matches():
         headers["vary"] = "*"
     return View(200 if said.status in (301, 308) else said.status, headers)
-
-
-def _wishes(request_headers: Mapping[str, str]) -> Mapping[str, str | None]:
-    """The request's directives. RFC 9111 §5.4: "When the Cache-Control header field is not present in a
-    request, caches MUST consider the no-cache request pragma-directive as having the same effect"."""
-    if "cache-control" in request_headers:
-        return directives(request_headers["cache-control"])
-    return {"no-cache": None} if "no-cache" in directives(request_headers.get("pragma")) else {}
-
-
-def _max_stale(wishes: Mapping[str, str | None]) -> int:
-    """§5.2.1.2: with no value "the client will accept a stale response of any age"."""
-    if "max-stale" not in wishes:
-        return 0
-    value = wishes["max-stale"]
-    return FOREVER if value is None else parse_seconds(value) or 0
-
-
-def _shortening(wishes: Mapping[str, str | None], age: int, allowance: int) -> str:
-    """Cache-Control of the question. The age goes into min-fresh, the module's docstring says why; max-age is
-    bounded, because the controller would let it lengthen a life."""
-    min_fresh = 0
-    if "min-fresh" in wishes:
-        asked = parse_seconds(wishes["min-fresh"])
-        min_fresh = FOREVER if asked is None else asked
-    parts = [f"min-fresh={age + min_fresh}"]
-    if "max-age" in wishes:
-        parts.append(f"max-age={min(parse_seconds(wishes['max-age']) or 0, allowance)}")
-    if "no-cache" in wishes:
-        parts.append("no-cache")
-    return ", ".join(parts)
 
 
 def _same_tag(stored: str | None, received: str | None) -> bool:
