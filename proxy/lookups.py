@@ -113,6 +113,7 @@ class Lookups:
             return None
 
     def fetch(self, target: PageTarget, request: Request, entry: Entry | None) -> tuple[asyncio.Task[Fetched], bool]:
+        """The look that is under way for that page, or a new one; and whether it was. Await it shielded."""
         good = entry if entry is not None and entry.head.status == 200 else None
         return self._flights.join(page_key(target.index, target.project), lambda: self._fly(target, request, good))
 

@@ -113,7 +113,7 @@ class World:
         return [each for each in self.upstream.log if each.path == self.upstream.path_of(file) + suffix]
 
     def kept(self, file: Distribution) -> bool:
-        """Whether the file lies in the cache."""
+        """Whether the file lies on the cache's disk; its row, which makes it a hit, may follow a moment later."""
         return file.filename in [path.name for path in self.proxy.stored()]
 
     def line(self, answer: Fetched) -> dict[str, Any]:
