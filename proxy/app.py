@@ -9,7 +9,8 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
 
 from aiohttp import http_parser, web
 
@@ -37,13 +38,12 @@ _BACKLOG = 1024
 _THREADS = 32
 _AFTER_CUT = 1.0
 """Seconds for handlers to notice that their connection is gone."""
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns 0. Raises OwnedElsewhere, StoreFailed, OSError (cannot listen)."""
     log.set_up(settings.log.format, settings.log.level)
-    # faults.md, walls: the pure Python parser is the lenient one, and the one nobody fuzzes.
+    # The pure Python parser is the lenient one, and the one nobody fuzzes.
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise OSError("aiohttp lacks its C parser on this platform: install a wheel of aiohttp")
     asyncio.run(serve(settings))
@@ -107,8 +107,8 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     fills = Fills(store, upstream, waiters=limits.waiters)
     sites = {index.name: index.url for index in settings.index}
     rules = rules_of(settings)
-    page_limits = PageLimits(limits.page_max, limits.list_max, limits.first_byte_timeout)
-    file_limits = FileLimits(limits.range_fill_max, limits.unknown_file_max, limits.first_byte_timeout)
+    page_limits = PageLimits(limits.page_max, limits.list_max, limits.first_byte_timeout, limits.waiters)
+    file_limits = FileLimits(limits.range_fill_max, limits.unknown_file_max, limits.first_byte_timeout, limits.waiters)
     clock: Callable[[], float] = time.time
     manifests = Manifests(store)
     lookups = Lookups(sites, store, upstream, manifests, rules=rules, limits=page_limits, clock=clock)
@@ -178,7 +178,7 @@ def _announce(settings: Settings, runner: web.ServerRunner) -> None:
         f"index {index.name} is {index.url}" + (" (offline)" if settings.freshness.offline else ""),
         f"set PIP_INDEX_URL={index_url}",
     ]
-    if everywhere or host not in _LOOPBACK:
+    if everywhere or not ip_address(host.partition("%")[0]).is_loopback:
         # pip takes plain http only from a trusted host, except on loopback.
         parts.append(f"and PIP_TRUSTED_HOST={named} (pip asks for it over plain http)")
     else:
@@ -191,6 +191,6 @@ def _announce(settings: Settings, runner: web.ServerRunner) -> None:
         "index_url": index_url,
         "cache_dir": str(settings.cache.dir),
     }
-    _log.info("%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}})
-    with suppress(AttributeError):
-        logging.getLogger().handlers[0].flush()
+    log.start_line().info(
+        "%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}}
+    )

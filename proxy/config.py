@@ -128,7 +128,7 @@ class Log(Section):
     """The log on standard error."""
 
     format: Literal["text", "json"] = "text"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["info", "warning", "error"] = "info"
 
 
 def _indexes(configured: tuple[Index, ...]) -> tuple[Index, ...]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 class ProxyError(Exception):
     """Base of all: ``status`` is an HTTP status, ``retry_after`` whole seconds or None.
 
-    ``outcome`` is the word for the log and for Cache-Status; ``negative`` is a remembered 404.
+    ``outcome`` is the word for the log and for Cache-Status: ``missing`` is a 404 the upstream just gave,
+    ``negative`` one that is remembered. ``headers`` go out with the answer.
     """
 
     status = 500
@@ -24,8 +25,10 @@ class ProxyError(Exception):
         status: int | None = None,
         retry_after: int | None = None,
         outcome: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(because)
+        self.headers = headers
         self.because = because
         self.retry_after = retry_after
         if outcome is not None:

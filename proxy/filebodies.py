@@ -1,4 +1,4 @@
-"""A file as an Answer: the header set of rule 2, preconditions, and the part of the body a client wants."""
+"""A file as an Answer: its header set, preconditions, and the part of the body a client wants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from proxy.answer import Answer, Stream
 from proxy.core.conditions import Span, Unsatisfiable, not_modified, requested_range
 from proxy.core.messages import CacheStatus, Headers, Request
 from proxy.core.ranges import content_range
+from proxy.errors import Refused
 
 # Longer than any cache keeps anything; `immutable` (RFC 8246) spares even the reload of a browser.
 FOREVER = "public, max-age=365000000, immutable"
@@ -28,7 +29,8 @@ def file_headers(etag: str | None) -> Headers:
 
 
 def whole_or_part(request: Request, stream: Stream, size: int, etag: str, status: CacheStatus) -> Answer:
-    """The answer from a body of known size whose bytes can all be had: 304, 416, 206 or 200."""
+    """The answer from a body of known size whose bytes can all be had: 304, 206 or 200. Raises Refused (416)
+    when it has none of the bytes asked for."""
     headers = file_headers(etag)
     if not_modified(request.headers, etag=etag, last_modified=None):
         stream.close()
@@ -38,7 +40,7 @@ def whole_or_part(request: Request, stream: Stream, size: int, etag: str, status
     match asked:
         case Unsatisfiable():
             stream.close()
-            return unsatisfiable(size, etag, status)
+            raise unsatisfiable(size)
         case Span() as span:
             return part(stream, span, size, etag, status)
         case _:
@@ -51,6 +53,7 @@ def part(stream: Stream, span: Span, size: int, etag: str | None, status: CacheS
     return Answer(206, headers, stream, status, start=span.start, stop=span.stop)
 
 
-def unsatisfiable(size: int, etag: str | None, status: CacheStatus) -> Answer:
-    """A 416, which tells the size (RFC 9110 §15.5.17)."""
-    return Answer(416, (*file_headers(etag), ("Content-Range", f"bytes */{size}")), b"", status, stop=0)
+def unsatisfiable(size: int) -> Refused:
+    """The error 416, which tells the size (RFC 9110 §15.5.17)."""
+    headers = (("Content-Range", f"bytes */{size}"),)
+    return Refused("no byte of the file is in the range asked for", status=416, headers=headers)

@@ -2,7 +2,7 @@
 
 The listed hash is part of a file's key, so a hash that changes is a miss; a file that is cached is served without
 asking anybody. What is not cached yet is followed while it arrives (see ``fills``); the ranges that may not wait
-for a whole file are relayed, the one exception to "verified before it is whole" (rule 6 of the house).
+for a whole file are relayed, the one exception to "verified before it is whole".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from proxy.plan import Completed, Plan
 from proxy.replies import Reply
 from proxy.store import Store
 from proxy.upstream import Upstream
-from proxy.wanted import Listings, Wanted, refusal, room_of
+from proxy.wanted import Listings, Wanted, room_of
 
 RANGE_PATIENCE = 5.0
 """Seconds a range of a small file waits for the whole to be verified before it is relayed."""
@@ -39,11 +39,13 @@ _IDENTITY = {"Accept": "*/*", "Accept-Encoding": "identity"}
 @dataclass(frozen=True, slots=True)
 class FileLimits:
     """``range_fill_max``: up to this size a range makes the whole file be fetched; ``unknown_max``: the most
-    bytes taken of a file that nobody gave a size; ``first_byte`` seconds for an answer to HEAD."""
+    bytes taken of a file that no page gives a size; ``first_byte`` seconds for an answer to HEAD, which at most
+    ``waiters`` clients may wait for."""
 
     range_fill_max: int
     unknown_max: int
     first_byte: float
+    waiters: int
 
 
 class Files:
@@ -67,7 +69,7 @@ class Files:
         self._rules = replace(rules, immutable=True)
         self._limits = limits
         self._clock = clock
-        self._heads: Flights[int | None] = Flights()
+        self._heads: Flights[int | None] = Flights(waiters=limits.waiters)
 
     async def close(self) -> None:
         """Cancel the HEAD requests under way."""
@@ -82,11 +84,11 @@ class Files:
                 raise Refused("no page of this index lists that file", status=404)
             return self._from_store(request, *stored)
         stored = await self._stored(listed.room, listed.key)
+        before = decide.before_upstream(request, stored[0] if stored else None, self._clock(), self._rules)
         if stored is not None:
             return self._from_store(request, *stored)
-        before = decide.before_upstream(request, None, self._clock(), self._rules)
         if isinstance(before, decide.Refuse):
-            raise refusal(before)
+            raise decide.refusal(before)
         if self._fills.doubted(listed.key):
             listed = await self._listings.find_again(request, listed)
         try:
@@ -122,8 +124,7 @@ class Files:
                 return await self._follow(wanted)
             case Unsatisfiable():
                 assert wanted.size is not None
-                status = CacheStatus("refused", "no byte of the file is in that range")
-                return unsatisfiable(wanted.size, wanted.etag, status)
+                raise unsatisfiable(wanted.size)
             case Span(start, stop) if stop == wanted.size and "if-range" in request.headers:
                 return await self._follow(wanted, start)
             case asked if wanted.size is not None and wanted.size > self._limits.range_fill_max:
@@ -256,10 +257,7 @@ class Files:
         request = Request("GET", NotHere(""), {})
         match decide.after_upstream(request, None, reply.head, self._clock(), self._rules):
             case decide.Fail() as fail:
-                status = reply.head.status
-                raise UpstreamFailed(
-                    fail.because, status=fail.status, retry_after=fail.retry_after, upstream_status=status
-                )
+                raise decide.failure(fail, reply.head.status)
             case decide.Keep(negative=True):
                 because = "the upstream lacks a file that its page lists"
                 raise UpstreamFailed(because, status=503, retry_after=2, upstream_status=reply.head.status)

@@ -169,6 +169,8 @@ class Fill:
         listed = self.plan.size
         if listed is not None and declared is not None and listed != declared:
             raise WrongBody("the upstream's file has another size than its page lists")
+        if listed is None and declared is not None and declared > self.plan.limit:
+            raise UpstreamFailed("the upstream's body is larger than allowed")
         return listed if listed is not None else declared
 
     async def _receive(self, reply: Reply) -> Digests:
@@ -235,7 +237,7 @@ class Fill:
                 written = os.pwrite(file.fileno(), view, at - start)
             except OSError:
                 # The cache's disk is full or failing: the rest of this body goes where temporary files go, so
-                # that the followers get it; nothing is kept (rule 8).
+                # that the followers get it; nothing is kept.
                 if self._spool is None or len(self._segments) > 1:
                     raise
                 self._segments.append((at, _throwaway(None)))

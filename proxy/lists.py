@@ -59,7 +59,7 @@ class Lists:
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._behind: Flights[None] = Flights()
+        self._behind: Flights[None] = Flights(waiters=limits.waiters)
 
     async def close(self) -> None:
         """Cancel the refreshes under way."""
@@ -77,8 +77,7 @@ class Lists:
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
                 return await self._stored(request, entry, status)
             case decide.Refuse():
-                retry_after = 2 if before.status == 503 else None
-                raise UpstreamFailed(before.because, status=before.status, retry_after=retry_after)
+                raise decide.refusal(before)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
                 return await self._forward(request, target, entry, before.because)
             case _:
@@ -102,7 +101,7 @@ class Lists:
         try:
             follower, joined = self._fills.join(self._plan(target, entry))
         except UpstreamFailed as failure:
-            return await self._instead(request, entry, failure, status)
+            return await self._instead(request, entry, failure)
         status = replace(status, collapsed=joined)
         try:
             answer = await self._followed(request, follower, entry, status)
@@ -125,17 +124,16 @@ class Lists:
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)
             return await self._stored(request, entry, replace(status, outcome="revalidated", forward_status=304))
-        return await self._instead(request, entry, outcome, status)
+        return await self._instead(request, entry, outcome)
 
-    async def _instead(
-        self, request: Request, entry: Entry | None, outcome: UpstreamFailed | decide.Slow, status: CacheStatus
-    ) -> Answer:
+    async def _instead(self, request: Request, entry: Entry | None, outcome: UpstreamFailed | decide.Slow) -> Answer:
         """What is served when the upstream does not give the list: the stored one, or nothing."""
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         if isinstance(after, decide.Fallback) and entry is not None:
-            return await self._stored(request, entry, replace(status, outcome="stale", because=after.because, hit=True))
+            left = decide.seconds_left(entry, self._clock(), self._rules)
+            return await self._stored(request, entry, CacheStatus("stale", after.because, hit=True, ttl=left))
         if isinstance(after, decide.Fail):
-            raise UpstreamFailed(after.because, status=after.status, retry_after=after.retry_after)
+            raise decide.failure(after)
         raise UpstreamFailed("the upstream gives no project list", status=503, retry_after=2)
 
     async def _outcome(self, fill: Fill, entry: Entry | None) -> UpstreamFailed | decide.Slow | None:
@@ -235,8 +233,6 @@ class Lists:
 def _failure(head: Head, now: float, rules: Rules) -> UpstreamFailed:
     match decide.after_upstream(Request("GET", ListTarget("", ""), {}), None, head, now, rules):
         case decide.Fail() as fail:
-            return UpstreamFailed(
-                fail.because, status=fail.status, retry_after=fail.retry_after, upstream_status=head.status
-            )
+            return decide.failure(fail, head.status)
         case _:
             return UpstreamFailed("the upstream answered with something that is no project list")

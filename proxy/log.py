@@ -16,7 +16,7 @@ import orjson
 from proxy.events import Event, Observer
 
 FIELD_LIMIT = 512
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def clean(text: str) -> str:
@@ -76,6 +76,13 @@ def set_up(format_name: str, level: str) -> None:
     # aiohttp and asyncio say at "info" what our own line says better.
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def start_line() -> logging.Logger:
+    """Where the start line goes: it is written at every level, or nobody could find port 0."""
+    log = logging.getLogger("proxy.start")
+    log.setLevel(logging.INFO)
+    return log
 
 
 def access_log() -> Observer:

@@ -39,11 +39,12 @@ INLINE = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class PageLimits:
     """``page_max`` decoded bytes of a page, ``list_max`` of a project list; ``first_byte`` seconds a client waits
-    where nothing is stored."""
+    where nothing is stored, ``waiters`` clients for one page at one time."""
 
     page_max: int
     list_max: int
     first_byte: float
+    waiters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Lookups:
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._flights: Flights[Fetched] = Flights()
+        self._flights: Flights[Fetched] = Flights(waiters=limits.waiters)
         self._negatives: OrderedDict[str, Entry] = OrderedDict()
 
     async def close(self) -> None:

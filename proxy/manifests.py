@@ -1,4 +1,4 @@
-"""What pages listed, by location: the wall against open proxying (rule 1 of the house).
+"""What pages listed, by location: the wall against open proxying.
 
 A listing lies in the store beside its page and is kept even where the page itself must not be; a bounded number
 of them stays decoded in memory.

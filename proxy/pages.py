@@ -28,6 +28,7 @@ from proxy.store import Store
 Held = tuple[Entry | None, bytes | None]
 
 _LOOKS = 10_000
+_MISSING = "the index has no such project"
 _READS = 3
 """Times a page that is replaced while it is read is read again."""
 
@@ -51,7 +52,7 @@ class Pages:
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._derivations: Flights[bytes | None] = Flights()
+        self._derivations: Flights[bytes | None] = Flights(waiters=limits.waiters)
         # When a look at a page ended that was made for the sake of a file, and what it failed of, if it did.
         self._looked: OrderedDict[str, tuple[float, UpstreamFailed | None]] = OrderedDict()
 
@@ -77,8 +78,7 @@ class Pages:
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
                 return await self._show(request, entry, view, status, shown)
             case decide.Refuse():
-                retry_after = 2 if before.status == 503 else None
-                raise UpstreamFailed(before.because, status=before.status, retry_after=retry_after)
+                raise decide.refusal(before)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
                 return await self._forward(request, target, (entry, shown), view, before.because)
             case _:
@@ -102,7 +102,11 @@ class Pages:
     async def _forward(self, request: Request, target: PageTarget, held: Held, view: View, because: str) -> Answer:
         entry = held[0]
         asked = self._clock()
-        flight, joined = self._lookups.fetch(target, request, entry)
+        try:
+            flight, joined = self._lookups.fetch(target, request, entry)
+        except UpstreamFailed as crowd:
+            after = decide.after_upstream(request, entry, crowd, asked, self._rules)
+            return await self._after(request, Fetched(after, None, entry), held, view, CacheStatus("miss", because))
         try:
             async with asyncio.timeout(self._limits.first_byte if entry is None else self._rules.stale_after):
                 fetched = await asyncio.shield(flight)
@@ -136,16 +140,17 @@ class Pages:
         after, entry = fetched.after, fetched.entry
         match after:
             case decide.Keep():
-                outcome = "negative" if after.negative else "miss"
-                status = replace(status, outcome=outcome, stored=True)
+                if after.negative:
+                    raise Refused(_MISSING, status=404, outcome="missing")
+                status = replace(status, stored=True)
             case decide.Relay():
                 status = replace(status, outcome="relay", because=after.because)
             case decide.Refresh():
                 status = replace(status, outcome="revalidated")
             case decide.Fallback():
-                status = replace(status, outcome="stale", because=after.because, hit=True)
+                status = self._fallback(after, entry)
             case decide.Fail():
-                raise UpstreamFailed(after.because, status=after.status, retry_after=after.retry_after)
+                raise decide.failure(after)
             case _:
                 assert_never(after)
         assert entry is not None
@@ -154,6 +159,11 @@ class Pages:
             # Another version than the one held before the flight. Its base came with it, or is in the store.
             shown = await self._rendition(entry, view, fetched.base) if entry.head.status == 200 else None
         return await self._show(request, entry, view, status, shown)
+
+    def _fallback(self, after: decide.Fallback, entry: Entry | None) -> CacheStatus:
+        # RFC 9211 §2: "hit" says that nothing was forwarded for this answer, so it stands without "fwd".
+        left = decide.seconds_left(entry, self._clock(), self._rules) if entry is not None else None
+        return CacheStatus("stale", after.because, hit=True, ttl=left)
 
     # -- what is known ---------------------------------------------------------------------------------------
 
@@ -166,7 +176,7 @@ class Pages:
         ``min_reload_interval`` of the last; None when there is no such project.
 
         Raises UpstreamFailed when the upstream does not tell: what is stored then proves nothing about a file
-        that it does not list, and failure is never 404 (rule 4).
+        that it does not list, and failure is never 404.
         """
         target = PageTarget(index, project, BASE_UP)
         entry = await self._lookups.known(target)
@@ -195,7 +205,7 @@ class Pages:
     async def _seen(self, fetched: Fetched, index: str, project: str) -> Manifest | None:
         match fetched.after:
             case decide.Fail() as after:
-                raise UpstreamFailed(after.because, status=after.status, retry_after=after.retry_after)
+                raise decide.failure(after)
             case decide.Fallback() as after:
                 raise UpstreamFailed(after.because, status=503, retry_after=2)
             case decide.Keep(negative=True):
@@ -218,7 +228,7 @@ class Pages:
         self, request: Request, entry: Entry, view: View, status: CacheStatus, rendition: bytes | None
     ) -> Answer:
         if entry.head.status != 200:
-            raise Refused("the index has no such project", status=404, outcome="negative")
+            raise Refused(_MISSING, status=404, outcome="negative")
         if rendition is None:
             raise UpstreamFailed("the page was evicted a moment ago; ask again", status=503, retry_after=1)
         etag = view.etag(rendition)

@@ -31,7 +31,7 @@ class Plan:
     ``judge`` looks at the reply's head and raises what it means if it is no body to keep; it returns the offset
     of the body's first byte (0, or the start of a 206) and the whole body's size if known. ``keep`` receives the
     spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
-    taken when nothing declares a size.
+    taken of a body whose size no page lists.
     """
 
     key: str

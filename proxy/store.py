@@ -4,7 +4,7 @@
     <directory>/wheels/      wheels and sdists, each a real file
     <directory>/incoming/    spool files
 
-Order (rule 7): the body is durable under its final name before its row is committed, and unlinked only after
+Order: the body is durable under its final name before its row is committed, and unlinked only after
 its row is gone. A crash leaves an orphan, never a lie.
 
 Threads: every SQL statement of both rooms runs on one thread (SQLite before 3.51.3 can corrupt a WAL under

@@ -1,4 +1,4 @@
-"""The manifest rule: a file is fetched only if a page of its index lists exactly that URL (rule 1).
+"""The manifest rule: a file is fetched only if a page of its index lists exactly that URL.
 
 This is the wall against open proxying: no request ever goes to a host that no page named, and an invented URL
 causes at most one look at one page.
@@ -83,7 +83,7 @@ class Listings:
             return entry
         before = decide.before_upstream(request, None, self._clock(), self._rules)
         if isinstance(before, decide.Refuse):
-            raise refusal(before)
+            raise decide.refusal(before)
         for project in likely_projects_of(file_name(target.location)):
             # Few looks, none at a page seen a moment ago: an invented URL must not make us walk the index.
             manifest = await self._pages.look(target.index, project, request)
@@ -128,8 +128,3 @@ class Listings:
         manifest = await self._pages.look(wanted.target.index, wanted.project, request)
         if manifest is None or wanted.target.location not in manifest:
             raise Refused("the index no longer lists that file", status=404)
-
-
-def refusal(refuse: decide.Refuse) -> UpstreamFailed:
-    """What a client is told when no upstream may be asked: 503, or 504 for only-if-cached."""
-    return UpstreamFailed(refuse.because, status=refuse.status, retry_after=2 if refuse.status == 503 else None)

@@ -17,7 +17,7 @@ from proxy.core.fields import directives, parse_date, parse_seconds
 from proxy.core.freshness import Freshness, assess, grace, refreshed, storable, validators
 from proxy.core.lifetime import NEGATIVE
 from proxy.core.messages import Entry, Head, Request, Rules
-from proxy.errors import UpstreamFailed
+from proxy.errors import ProxyError, Refused, UpstreamFailed
 
 # pip obeys a Retry-After of hours by sleeping for hours: whole seconds, small ones.
 RETRY_AFTER_DEFAULT = 2
@@ -117,6 +117,20 @@ After = Keep | Refresh | Fallback | Relay | Fail
 @dataclass(frozen=True, slots=True)
 class Slow:
     """No answer yet, after ``rules.stale_after`` or any longer wait."""
+
+
+def refusal(refuse: Refuse) -> ProxyError:
+    """What a client is told when no upstream is asked: its own wish (only-if-cached), or ours (offline)."""
+    if refuse.status == 504:
+        return Refused(refuse.because, status=504)
+    return ProxyError(refuse.because, status=refuse.status, retry_after=RETRY_AFTER_DEFAULT)
+
+
+def failure(fail: Fail, upstream_status: int | None = None) -> UpstreamFailed:
+    """What a client is told when the upstream gave nothing to answer with."""
+    return UpstreamFailed(
+        fail.because, status=fail.status, retry_after=fail.retry_after, upstream_status=upstream_status
+    )
 
 
 SLOW: Final = Slow()
@@ -258,6 +272,11 @@ def _usable(entry: Entry, now: float, rules: Rules) -> bool:
         return False
     own = assess({}, entry.head, now, rules)
     return own.fresh or own.age - own.lifetime < grace(entry.head, rules).if_error
+
+
+def seconds_left(entry: Entry, now: float, rules: Rules) -> int | None:
+    """How long an entry is still fresh; negative: how long it has not been."""
+    return _left(assess({}, entry.head, now, rules))
 
 
 def _left(freshness: Freshness) -> int:

@@ -24,8 +24,6 @@ UNSTORABLE = ("no-store", "private")
 # s-maxage or proxy-revalidate response directive)".
 NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache", *UNSTORABLE})
 
-IMMUTABLE_LIFE = 365_000_000  # seconds; the figure package registries use for files that never change
-
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -157,8 +155,6 @@ def response_headers(head: Head, now: float, rules: Rules) -> Headers:
 
 
 def _control_for_clients(said: Said, now: float, rules: Rules) -> str:
-    if rules.immutable:
-        return f"public, max-age={IMMUTABLE_LIFE}, immutable"
     if "no-store" in said.control:
         return "no-store"
     parts = ["private"] if "private" in said.control else []

@@ -21,7 +21,7 @@ def admit(
     method: str, raw_target: str, version: tuple[int, int], headers: Mapping[str, str], hosts: Collection[str]
 ) -> None:
     """Return if the request may be looked at; else raise Refused. ``headers`` is case-insensitive, ``hosts`` are
-    the allowed Host values without port (empty: any)."""
+    the allowed Host values in lower case: with a port for just that one, without for any (empty: any host)."""
     if version not in ((1, 0), (1, 1)):
         raise Refused("only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
     if not raw_target.startswith("/"):
@@ -34,11 +34,12 @@ def admit(
         raise Refused("only GET and HEAD are served", status=405)
     if headers.get("Transfer-Encoding") is not None or headers.get("Content-Length", "0").strip() != "0":
         raise Refused("a GET or HEAD must not have a body", status=400)
-    if hosts and _host(headers.get("Host", "")) not in hosts:
+    host = headers.get("Host", "").strip().lower()
+    if hosts and host not in hosts and _without_port(host) not in hosts:
         raise Refused("this host name is not served here", status=421)
 
 
-def _host(value: str) -> str:
-    """The host of a Host field, lower-case, without its port; an IPv6 literal keeps its brackets."""
-    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?", value.strip())
-    return found[1].lower() if found else ""
+def _without_port(host: str) -> str:
+    """The host of a Host field without its port; an IPv6 literal keeps its brackets."""
+    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?", host)
+    return found[1] if found else ""

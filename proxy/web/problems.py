@@ -5,6 +5,7 @@ The text is ours and constant; nothing of a request or of an upstream is reflect
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 import orjson
@@ -12,10 +13,10 @@ import orjson
 from proxy.answer import Answer
 from proxy.core.messages import CacheStatus, Headers
 from proxy.core.negotiation import HTML, negotiate
-from proxy.errors import ProxyError, Refused
+from proxy.errors import ProxyError, Refused, UpstreamFailed
 
 _HINTS = {
-    404: "Check the name, and that the address ends in /simple.",
+    404: "Check the name: an index address ends in /simple, and file addresses come from its pages.",
     406: "Ask for one of them in Accept, or with ?format=.",
     421: "Use one of the names in server.allowed_hosts, or add this one to it.",
     502: "The proxy's log has the reason under the request id.",
@@ -29,6 +30,7 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
     if error.status in _HINTS:
         sentence = f"{sentence} {_HINTS[error.status]}"
     headers: Headers = (("Cache-Control", "no-store"), ("Vary", "Accept"))
+    headers += error.headers
     if error.retry_after is not None:
         headers += (("Retry-After", str(error.retry_after)),)
     if error.status == 405:
@@ -39,6 +41,8 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
     else:
         body, media_type = _document(error, sentence, request_id), "application/problem+json"
     status = CacheStatus(error.outcome, error.because, hit=error.outcome == "negative")
+    if error.outcome == "missing":
+        status = replace(status, forward="uri-miss", forward_status=404, stored=True)
     return Answer(error.status, (("Content-Type", media_type), *headers), body, status, stop=len(body))
 
 
@@ -49,7 +53,11 @@ def _document(error: ProxyError, sentence: str, request_id: str) -> bytes:
         "status": error.status,
         "detail": sentence,
         "because": error.because,
-        "blame": "client" if isinstance(error, Refused) else "upstream" if error.status in (502, 503, 504) else "proxy",
+        "blame": "client"
+        if isinstance(error, Refused)
+        else "upstream"
+        if isinstance(error, UpstreamFailed)
+        else "proxy",
         "request_id": request_id,
     }
     return orjson.dumps(document)

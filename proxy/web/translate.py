@@ -72,7 +72,7 @@ def _wanted_format(query: str) -> str | None:
 
 def _without_no_store(value: str) -> str:
     """RFC 9111 §5.2.1.5 asks not to keep "any part of either this request or any response to it": nothing of a
-    client's request is ever kept, and what an index or a file says is nobody's secret (rule 12)."""
+    client's request is ever kept, and what an index or a file says is nobody's secret."""
     return ", ".join(part for part in value.split(",") if part.strip().lower() != "no-store").strip()
 
 
