@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ from proxy import spelling
 
 PREFIX = "PIPCACHEPROXY_"
 DELIMITER = "__"
+_ENDPOINT = re.compile(r'^PYPI_SIMPLE_ENDPOINT(?:: *[\w.]+)? *= *"(https://[^"]+)"$', re.MULTILINE)
 
 
 class SettingError(Exception):
@@ -138,10 +141,20 @@ def _indexes(configured: tuple[Index, ...]) -> tuple[Index, ...]:
 
 
 def _pypi() -> tuple[Index, ...]:
-    # Only when no index is configured: importing pypi_simple takes 0.13 s and 10 MB.
+    return (Index(name="pypi", url=_pypi_endpoint()),)
+
+
+def _pypi_endpoint() -> str:
+    """``pypi_simple.PYPI_SIMPLE_ENDPOINT``, read from the package's source: importing it brings in an HTTP client and
+    two HTML parsers, a fifth of the time a start takes, for one line of text."""
+    spec = find_spec("pypi_simple")
+    if spec is not None and spec.origin is not None:
+        found = _ENDPOINT.search(Path(spec.origin).read_text(encoding="utf-8"))
+        if found is not None:
+            return found[1]
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-    return (Index(name="pypi", url=PYPI_SIMPLE_ENDPOINT),)
+    return PYPI_SIMPLE_ENDPOINT
 
 
 class Settings(BaseSettings):

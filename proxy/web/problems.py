@@ -46,6 +46,16 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
     return Answer(error.status, (("Content-Type", media_type), *headers), body, status, stop=len(body))
 
 
+def _blame(error: ProxyError) -> str:
+    match error:
+        case Refused():
+            return "client"
+        case UpstreamFailed():
+            return "upstream"
+        case _:
+            return "proxy"
+
+
 def _document(error: ProxyError, sentence: str, request_id: str) -> bytes:
     document = {
         "type": "about:blank",
@@ -53,11 +63,7 @@ def _document(error: ProxyError, sentence: str, request_id: str) -> bytes:
         "status": error.status,
         "detail": sentence,
         "because": error.because,
-        "blame": "client"
-        if isinstance(error, Refused)
-        else "upstream"
-        if isinstance(error, UpstreamFailed)
-        else "proxy",
+        "blame": _blame(error),
         "request_id": request_id,
     }
     return orjson.dumps(document)
