@@ -34,8 +34,8 @@ class Stream(Protocol):
 class Answer:
     """A response in our words. ``stop`` is exclusive and None while the body's length is unknown.
 
-    ``headers`` lacks Content-Length and Cache-Status: the first follows from ``start`` and ``stop`` (for bytes:
-    from the bytes, or from ``length`` on a HEAD answered without a body), the second from ``cache_status``.
+    ``headers`` lacks Content-Length and Cache-Status: the first follows from ``start`` and ``stop``, the
+    second from ``cache_status``.
     """
 
     status: int
