@@ -184,7 +184,7 @@ def describe(settings: Settings) -> list[str]:
         f"pages      fresh for {show_duration(freshness.default_ttl)} where upstream does not say, "
         f"at most {show_duration(freshness.max_ttl)}; "
         f"stale ones serve up to {show_duration(freshness.stale_if_error)} while upstream fails",
-        f"limits     {limits.client_connections} client connections, {limits.waiters} waiting for one file, "
+        f"limits     {limits.client_connections} client connections, {limits.waiters} waiting for one answer, "
         f"{limits.upstream_connections} connections to upstreams; pages up to {show_size(limits.page_max)}",
     ]
     return lines

@@ -61,7 +61,7 @@ class Fills:
         if count >= 2 and rested < REST_AFTER_MISMATCH:
             raise UpstreamFailed("the upstream sent a wrong body twice; it rests", status=503, retry_after=10)
         fill = self._fills[plan.key] = Fill(plan, self._store, self._upstream)
-        # Rule 3: after a wrong body the next request asks past the caches between us and the origin.
+        # After a wrong body the next request asks past the caches between us and the origin.
         extra = {"Cache-Control": "no-cache"} if count else {}
         task = fill.task = asyncio.create_task(self._run(fill, extra), name=f"fill {plan.key}")
         self._tasks.add(task)

@@ -73,7 +73,9 @@ class Lists:
             case decide.Serve():
                 assert entry is not None
                 if before.refresh_behind:
-                    self._behind.join(entry.key, lambda: self._refresh(request, target, entry))
+                    # Too many may have joined that flight; nobody waits for it here.
+                    with suppress(UpstreamFailed):
+                        self._behind.join(entry.key, lambda: self._refresh(request, target, entry))
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
                 return await self._stored(request, entry, status)
             case decide.Refuse():

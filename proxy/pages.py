@@ -74,7 +74,9 @@ class Pages:
             case decide.Serve():
                 assert entry is not None
                 if before.refresh_behind:
-                    self._lookups.fetch(target, request, entry)
+                    # Too many may have joined that flight; nobody waits for it here.
+                    with suppress(UpstreamFailed):
+                        self._lookups.fetch(target, request, entry)
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
                 return await self._show(request, entry, view, status, shown)
             case decide.Refuse():

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from proxy import spelling
-from proxy.config import SECTIONS, Index, SettingError, Settings, load
+from proxy.config import SECTIONS, Index, SettingError, Settings, _pypi_endpoint, load
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
@@ -121,6 +121,45 @@ def test_without_an_index_pypi_is_served() -> None:
     """The default index comes from pypi_simple: no registry is named here."""
     (index,) = load().index
     assert (index.name, index.url) == ("pypi", PYPI_SIMPLE_ENDPOINT)
+
+
+def test_pypi_simple_is_read_and_not_imported() -> None:
+    """Its address is the one an import would give; the HTTP client and HTML parsers it brings are not loaded."""
+    assert _pypi_endpoint() == PYPI_SIMPLE_ENDPOINT
+    code = "import sys, proxy.config; proxy.config.load(); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    loaded = {name.partition(".")[0] for name in said.split()}
+    assert "pydantic" in loaded
+    assert not loaded & {"pypi_simple", "bs4", "requests"}
+
+
+def source(text: str, place: Path) -> None:
+    """A package pypi_simple of our own, to be found before the installed one."""
+    (place / "pypi_simple").mkdir()
+    (place / "pypi_simple" / "__init__.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('PYPI_SIMPLE_ENDPOINT = "https://example.com/a/"', ["https://example.com/a/", "False"]),
+        ('PYPI_SIMPLE_ENDPOINT: str = "https://example.com/b/"', ["https://example.com/b/", "False"]),
+        ('PYPI_SIMPLE_ENDPOINT: t.Final = "https://example.com/c/"', ["https://example.com/c/", "False"]),
+        ('PYPI_SIMPLE_ENDPOINT = "https://example.com/" + "d/"', ["https://example.com/d/", "True"]),
+        ("PYPI_SIMPLE_ENDPOINT = 'https://example.com/e/'", ["https://example.com/e/", "True"]),
+        ("from pypi_simple.more import PYPI_SIMPLE_ENDPOINT", ["https://example.com/f/", "True"]),
+    ],
+)
+def test_other_spellings_of_the_constant(tmp_path: Path, text: str, found: list[str]) -> None:
+    """A release of pypi_simple that writes it otherwise is imported after all: slower, and as right."""
+    source(f'"""PYPI_SIMPLE_ENDPOINT = "https://example.com/no/" """\n{text}\n', tmp_path)
+    (tmp_path / "pypi_simple" / "more.py").write_text('PYPI_SIMPLE_ENDPOINT = "https://example.com/f/"\n')
+    code = "import sys, proxy.config as c; print(c._pypi_endpoint(), 'pypi_simple' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert said.split() == found
 
 
 def test_a_configured_index_replaces_the_default(written: Callable[[str], Path]) -> None:
@@ -229,7 +268,8 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         ("[freshness]\noffline = []", "freshness.offline", "expected true or false"),
         ("[freshness]\nstale_after = 0", "freshness.stale_after", "expected more than 0"),
         ("[limits]\nwaiters = 0", "limits.waiters", "expected a whole number from 1"),
-        ('[log]\nlevel = "loud"', "log.level", "expected 'debug', 'info', 'warning' or 'error'"),
+        ('[log]\nlevel = "loud"', "log.level", "expected 'info', 'warning' or 'error'"),
+        ('[log]\nlevel = "debug"', "log.level", "expected 'info', 'warning' or 'error'"),
         ('[index]\nname = "a"', "index", "expected a list of tables ([[index]])"),
         ("index = [1]", "index[0]", "expected a table"),
         ('[[index]]\nname = "a"', "index[0].url", "is required"),

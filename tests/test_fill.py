@@ -419,6 +419,44 @@ async def test_an_endless_body_is_cut(house: House) -> None:
     assert await house.stored() is None
 
 
+@pytest.mark.parametrize(("limit", "allowed"), [(len(BIG), True), (len(BIG) - 1, False), (1, False)])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_the_limit_of_a_body_without_a_listed_size(
+    house: House, framing: Any, limit: int, allowed: bool
+) -> None:
+    """The upstream does not set its own limit: what it declares beyond ours is refused before a byte is taken."""
+    house.says(ok(framing=framing))
+    follower = house.join(house.plan(limit=limit))
+    if allowed:
+        assert await followed(follower) == BIG
+    else:
+        got = bytearray()
+        with pytest.raises(UpstreamFailed) as caught:
+            await followed(follower, got=got)
+        declared = "the upstream's body is larger than allowed"
+        counted = "the upstream's body is longer than it may be"
+        assert (caught.value.status, caught.value.because) == (502, declared if framing == "length" else counted)
+        assert len(got) < limit
+    await house.over(follower)
+    assert await house.stored() == (BIG if allowed else None)
+
+
+async def test_too_large_a_length_is_no_wrong_body(house: House) -> None:
+    """It says nothing about the bytes: the next one is asked for in the ordinary way, and no URL rests."""
+    house.says(ok())
+    for _ in range(3):
+        with pytest.raises(UpstreamFailed, match="larger than allowed"):
+            await house.get(house.plan(limit=1))
+    assert house.asked() == [None, None, None]
+    assert await house.get(house.plan(limit=len(BIG))) == BIG
+
+
+async def test_a_listed_size_is_the_limit(house: House) -> None:
+    """What a page lists is taken, however little would be taken of a body of unknown size."""
+    house.says(ok())
+    assert await house.get(house.plan(size=len(BIG), limit=1)) == BIG
+
+
 async def test_what_the_judge_says_reaches_the_followers(house: House) -> None:
     """A head that is no body is told as it was judged, and does not count as a wrong body."""
     house.says(Answer(status=404), ok())

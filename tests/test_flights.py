@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from proxy.errors import UpstreamFailed
 from proxy.flights import Flights
+
+WAITERS = 100
 
 
 class Work:
@@ -32,7 +35,7 @@ class Work:
 @pytest.fixture
 async def flights() -> AsyncIterator[Flights[int]]:
     """Flights that end with the test."""
-    made: Flights[int] = Flights()
+    made: Flights[int] = Flights(waiters=WAITERS)
     yield made
     await made.close()
 
@@ -40,8 +43,8 @@ async def flights() -> AsyncIterator[Flights[int]]:
 async def test_many_share_one(flights: Flights[int]) -> None:
     """Whoever comes while it flies gets the same result; whoever comes after it starts another."""
     work = Work()
-    joined = [flights.join("key", work) for _ in range(100)]
-    assert [under_way for _, under_way in joined] == [False] + [True] * 99
+    joined = [flights.join("key", work) for _ in range(WAITERS)]
+    assert [under_way for _, under_way in joined] == [False] + [True] * (WAITERS - 1)
     work.going_on.set()
     assert {await asyncio.shield(task) for task, _ in joined} == {1}
     task, under_way = flights.join("key", work)
@@ -58,6 +61,37 @@ async def test_keys_are_apart(flights: Flights[int]) -> None:
     assert not under_way
     assert await second == 1
     assert not first.done()
+
+
+async def test_a_crowd_is_refused(flights: Flights[int]) -> None:
+    """Beyond ``waiters``: 503 and when to come again; who is in stays in, other keys and the next flight are open."""
+    work = Work()
+    joined = [flights.join("key", work)[0] for _ in range(WAITERS)]
+    for _ in range(2):
+        with pytest.raises(UpstreamFailed, match="too many clients") as caught:
+            flights.join("key", work)
+        assert (caught.value.status, caught.value.retry_after) == (503, 2)
+    other, under_way = flights.join("other", work)
+    assert not under_way
+    work.going_on.set()
+    assert {await asyncio.shield(task) for task in joined} == {1}
+    assert await other == 2
+    again = [flights.join("key", work) for _ in range(WAITERS)]
+    assert [under_way for _, under_way in again] == [False] + [True] * (WAITERS - 1)
+    assert await again[0][0] == 3
+
+
+async def test_one_waiter_is_nobody_to_share_with() -> None:
+    """The least limit there is: whoever starts a flight has it alone."""
+    flights: Flights[int] = Flights(waiters=1)
+    work = Work()
+    task, under_way = flights.join("key", work)
+    assert not under_way
+    with pytest.raises(UpstreamFailed):
+        flights.join("key", work)
+    work.going_on.set()
+    assert await task == 1
+    await flights.close()
 
 
 async def test_it_outlives_its_callers(flights: Flights[int]) -> None:

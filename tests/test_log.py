@@ -6,13 +6,15 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.config import Log
 from proxy.events import Event
-from proxy.log import FIELD_LIMIT, JsonLines, TextLines, access_log, clean, clean_line, set_up
+from proxy.log import FIELD_LIMIT, LEVELS, JsonLines, TextLines, access_log, clean, clean_line, set_up, start_line
 
 FORMATS = ("text", "json")
 # Surrogates are what aiohttp makes of bytes that are no UTF-8.
@@ -39,7 +41,7 @@ def event(**changes: object) -> Event:
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
     """Leaves the process's loggers as they were."""
-    root, quiet = logging.getLogger(), [logging.getLogger("aiohttp"), logging.getLogger("asyncio")]
+    root, quiet = logging.getLogger(), [logging.getLogger(name) for name in ("aiohttp", "asyncio", "proxy.start")]
     handlers, level, levels = root.handlers[:], root.level, [each.level for each in quiet]
     yield
     root.handlers[:] = handlers
@@ -101,7 +103,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("level", "status", "aborted", "logged"),
     [
-        ("debug", 200, False, True),
+        ("info", 200, False, True),
         ("info", 404, False, True),
         ("warning", 404, False, False),
         ("warning", 200, True, True),
@@ -114,6 +116,26 @@ def test_levels(level: str, status: int, aborted: bool, logged: bool, capsys: py
     set_up("json", level)
     access_log()(event(status=status, aborted=aborted))
     assert bool(capsys.readouterr().err) is logged
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_start_line_is_always_written(name: str, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """At every level, or nobody could find port 0; the level of everything else stays what was set."""
+    set_up(name, level)
+    start_line().info("listens", extra={"event": "started", "fields": {"port": 1}})
+    logging.getLogger("proxy").info("noise")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (2 if level == "info" else 1)
+    if name == "json":
+        assert json.loads(lines[0]).items() >= {"level": "info", "event": "started", "port": 1}.items()
+    else:
+        assert lines[0].endswith(" info    listens")
+
+
+def test_levels_are_those_of_the_settings() -> None:
+    """What can be configured can be set up, and nothing else."""
+    assert set(LEVELS) == set(get_args(Log.model_fields["level"].annotation))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -209,7 +231,7 @@ def test_traces(formatter: logging.Formatter) -> None:
 
 def test_others_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     """What aiohttp and asyncio say at info is said better by our own lines."""
-    set_up("text", "debug")
+    set_up("text", "info")
     for name in ("aiohttp.access", "asyncio"):
         logging.getLogger(name).info("noise")
         logging.getLogger(name).warning("trouble")

@@ -134,7 +134,7 @@ class Entry:
 class CacheStatus:
     """How an answer came about, as RFC 9211 words it; it becomes a header, a log line and a metric.
 
-    ``outcome`` is one of hit, stale, revalidated, miss, relay, negative, error, refused, moved, local.
+    ``outcome`` is one of hit, stale, revalidated, miss, relay, missing, negative, error, refused, moved, local.
     """
 
     outcome: str

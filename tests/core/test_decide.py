@@ -25,11 +25,14 @@ from proxy.core.decide import (
     Serve,
     after_upstream,
     before_upstream,
+    failure,
+    refusal,
+    seconds_left,
 )
 from proxy.core.fields import format_date
 from proxy.core.freshness import refreshed
 from proxy.core.messages import Entry, Head, Headers, PageTarget, Request, Rules
-from proxy.errors import MalformedPage, UpstreamFailed
+from proxy.errors import MalformedPage, ProxyError, Refused, UpstreamFailed
 
 NOW = 1_790_000_000.0
 DAY = 86_400.0
@@ -305,6 +308,42 @@ def test_no_window_no_fallback() -> None:
     rules = Rules(stale_if_error=0)
     assert after_upstream(asking(), entry(LIFE), REFUSED, NOW, rules) == fail("no connection", 503)
     assert after_upstream(asking(), FRESH, REFUSED, NOW, rules) == Fallback("no connection")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "kind", "outcome", "retry_after"),
+    [
+        (Refuse("offline, and nothing is stored", 503), ProxyError, "error", 2),
+        (Refuse("only-if-cached, and nothing fresh is here", 504), Refused, "refused", None),
+    ],
+)
+def test_refusal(refuse: Refuse, kind: type[ProxyError], outcome: str, retry_after: int | None) -> None:
+    """Nobody asked an upstream, so it is none's fault: offline is our own wish, only-if-cached the client's."""
+    error = refusal(refuse)
+    assert type(error) is kind
+    assert (error.because, error.status, error.outcome) == (refuse.because, refuse.status, outcome)
+    assert error.retry_after == retry_after
+
+
+@pytest.mark.parametrize("upstream_status", [None, 429])
+def test_failure(upstream_status: int | None) -> None:
+    """The upstream's fault, with the words, the status and the Retry-After that were decided."""
+    error = failure(fail(BROKEN, 503, 7), upstream_status)
+    assert type(error) is UpstreamFailed
+    assert (error.because, error.status, error.retry_after) == (BROKEN, 503, 7)
+    assert error.upstream_status == upstream_status
+
+
+@pytest.mark.parametrize(
+    ("stored", "left"),
+    [
+        (FRESH, LIFE - 60), (entry(LIFE), 0), (STALE, -20), (OLD, -7 * DAY), (GONE, 50), (GONE_LONG, -40),
+        (entry(9, "no-cache"), -9),
+    ],
+)  # fmt: skip
+def test_seconds_left(stored: Entry, left: int) -> None:
+    """RFC 9211 §2.5: a ttl may be negative, which tells for how long a response has been stale."""
+    assert seconds_left(stored, NOW, DEFAULT) == left
 
 
 def test_an_entry_from_the_future_is_asked_about_but_not_lost() -> None:

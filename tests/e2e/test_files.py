@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
@@ -132,17 +133,26 @@ def test_requests(here: World, warm: Distribution, case: Case, state: str, metho
     got = here.file(file, headers, method)
     status = 200 if method == "HEAD" and case.status in (206, 416) else case.status
     assert (got.status, got.complete) == (status, True)
-    assert (got.headers["etag"], got.headers["cache-control"]) == (etag, FOREVER)
-    assert (got.headers["accept-ranges"], got.headers["content-type"]) == ("bytes", "application/octet-stream")
+    if status == 416:
+        # RFC 9110 §15.5.17, as the problem document that every error is; nobody may keep it for the file.
+        assert (got.headers.get("etag"), got.headers["cache-control"]) == (None, "no-store")
+        assert got.headers["content-type"] == "application/problem+json"
+    else:
+        assert (got.headers["etag"], got.headers["cache-control"]) == (etag, FOREVER)
+        assert (got.headers["accept-ranges"], got.headers["content-type"]) == ("bytes", "application/octet-stream")
     assert got.headers["x-content-type-options"] == "nosniff"
     assert got.headers["cache-status"].startswith("pip-cache-proxy; ")
     assert "content-encoding" not in got.headers
     start, stop = (case.start, case.stop) if status == 206 else (0, SMALL)
-    body = b"" if status in (304, 416) else b"".join(file.body.read(start, stop))
+    body = got.body if status == 416 else b"" if status == 304 else b"".join(file.body.read(start, stop))
     said = {206: f"bytes {case.start}-{case.stop - 1}/{SMALL}", 416: f"bytes */{SMALL}"}.get(status)
     assert got.headers.get("content-range") == said
     assert got.headers.get("content-length") == (None if status == 304 else str(len(body)))
     assert got.body == (b"" if method == "HEAD" else body)
+    if status == 416:
+        document = json.loads(got.body)
+        assert (document["status"], document["blame"], document["title"]) == (416, "client", HTTPStatus(416).phrase)
+        assert here.line(got)["outcome"] == "refused"
     fetched = len(here.file_requests(file)) - before
     assert fetched == (1 if state == "cold" and method == "GET" and status in (200, 206) else 0)
 

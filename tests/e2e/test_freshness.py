@@ -6,6 +6,7 @@ An upstream that says ``max-age=0`` makes a page stale at once: nothing here wai
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -26,6 +27,7 @@ from tests.harness.world import AS_JSON, HTML, World, fresh_name, world
 STALE_AFTER = 0.5
 FIRST_BYTE = 2.0
 STALE = {"Cache-Control": "max-age=0"}
+LONG_STALE = {**STALE, "Age": "100"}
 SETTINGS = {
     "freshness": {"stale_after": f"{STALE_AFTER}s", "min_reload_interval": "0s"},
     "limits": {"first_byte_timeout": f"{FIRST_BYTE}s"},
@@ -60,6 +62,12 @@ def stored(here: World, *behaviours: Behaviour, kind: str = "project") -> tuple[
 def status_of(got: Fetched) -> set[str]:
     """The members of Cache-Status, without numbers that change."""
     return {part.strip() for part in got.headers["cache-status"].split(";")[1:] if "ttl=" not in part}
+
+
+def fell_back(got: Fetched) -> bool:
+    """Whether it is a page stored of LONG_STALE, said as RFC 9211 §2 has it: "hit" and "fwd" exclude each other,
+    and a negative ttl tells how stale it is."""
+    return re.match(r"pip-cache-proxy; hit; ttl=-1\d\d; detail=\"[^\"]+\"$", got.headers["cache-status"]) is not None
 
 
 # --- hits and revalidation
@@ -251,11 +259,11 @@ BROKEN: dict[str, Behaviour] = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_upstream_and_a_stored_page(here: World, fault: str) -> None:
     """The last good page survives and is served; once the upstream is well again, so is the page."""
-    name, first = stored(here, Answer(headers=STALE, without=("ETag", "Last-Modified")))
+    name, first = stored(here, Answer(headers=LONG_STALE, without=("ETag", "Last-Modified")))
     here.script(name, BROKEN[fault])
     got = here.page(name)
     assert (got.status, got.body, got.headers["etag"]) == (200, first.body, first.headers["etag"])
-    assert {"hit", "fwd=stale"} <= status_of(got)
+    assert fell_back(got), got.headers["cache-status"]
     assert len(here.page_requests(name)) > 1
     here.script(name, Answer(headers=STALE))
     made = here.publish(wheel(name, "2.0"))
@@ -287,12 +295,13 @@ def test_access_refused(here: World, status: int) -> None:
 def test_an_upstream_that_is_gone(tmp_path: Path) -> None:
     """Stopped: what is stored is served, what is not is 503; and all is well when it is back."""
     with world(tmp_path, SETTINGS) as here:
-        name, first = stored(here, Answer(headers=STALE))
+        name, first = stored(here, Answer(headers=LONG_STALE))
         cold = fresh_name("cold")
         here.publish(wheel(cold))
         here.upstream.stop()
         got, missing = here.page(name), here.page(cold)
         assert (got.status, got.body) == (200, first.body)
+        assert fell_back(got), got.headers["cache-status"]
         assert (missing.status, 1 <= int(missing.headers["retry-after"]) <= 10) == (503, True)
         here.upstream.start()
         eventually(lambda: here.page(cold).status == 200, "the page is served")
@@ -302,13 +311,14 @@ def test_an_upstream_that_is_gone(tmp_path: Path) -> None:
 def test_a_slow_upstream_and_a_stored_page(here: World) -> None:
     """The last good page after about ``stale_after``; the one fetch goes on behind and is taken."""
     gate = Gate()
-    name, first = stored(here, Answer(headers=STALE), Answer(held=gate))
+    name, first = stored(here, Answer(headers=LONG_STALE), Answer(held=gate))
     made = here.publish(wheel(name, "2.0"))
     began = time.monotonic()
     got = here.page(name)
     assert STALE_AFTER * 0.9 < time.monotonic() - began < STALE_AFTER + 2
     assert (got.status, got.body) == (200, first.body)
-    assert {"hit", 'detail="upstream is slow"'} <= status_of(got)
+    assert status_of(got) == {"hit", 'detail="upstream is slow"'}
+    assert fell_back(got), got.headers["cache-status"]
     gate.open()
     here.upstream.wait_for(lambda log: all(each.done for each in log if each.path == f"/simple/{name}/"))
     eventually(lambda: made.filename.encode() in here.page(name).body, "the new page is served")
@@ -347,7 +357,12 @@ def test_a_missing_project_is_remembered(here: World, status: int) -> None:
     assert [each.status for each in answers] == [404] * 4
     assert len(here.page_requests(name)) == 1
     assert not any(b"canary" in each.body for each in answers)
-    assert here.line(answers[1])["outcome"] == "negative"
+    # The first was given by the upstream just now (and kept), the others are remembered: the log and the header say.
+    because = 'detail="the index has no such project"'
+    first, *others = answers
+    assert first.headers["cache-status"] == f"pip-cache-proxy; fwd=uri-miss; fwd-status=404; stored; {because}"
+    assert {each.headers["cache-status"] for each in others} == {f"pip-cache-proxy; hit; {because}"}
+    assert [here.line(each)["outcome"] for each in answers[:2]] == ["missing", "negative"]
     here.script(name)
     here.publish(wheel(name))
     assert here.page(name, {"Cache-Control": "no-cache"}).status == 200
@@ -406,7 +421,12 @@ def test_only_if_cached(here: World) -> None:
     before = len(here.upstream.log)
     assert here.page(fresh, wish).status == 200
     answers = [here.page(stale, wish), here.page(file.project, wish), here.file(file, wish)]
-    assert [each.status for each in (*answers, here.get("/simple/", {**AS_JSON, **wish}))] == [504] * 4
+    answers.append(here.get("/simple/", {**AS_JSON, **wish}))
+    assert [each.status for each in answers] == [504] * 4
+    # It is the client's own wish: no upstream is to blame, and coming again is no help.
+    assert {json.loads(each.body)["blame"] for each in answers} == {"client"}
+    assert not any("retry-after" in each.headers for each in answers)
+    assert {here.line(each)["outcome"] for each in answers} == {"refused"}
     assert len(here.upstream.log) == before
 
 
@@ -430,6 +450,7 @@ def test_offline(tmp_path: Path) -> None:
         answers = [here.page(fresh_name("missing")), here.file(cold), unlisted, here.get("/simple/")]
         assert [each.status for each in answers] == [503] * 4
         assert all(1 <= int(each.headers["retry-after"]) <= 10 for each in answers)
+        assert {json.loads(each.body)["blame"] for each in answers} == {"proxy"}
         assert here.upstream.connections == connections
 
 

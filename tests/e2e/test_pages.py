@@ -518,7 +518,7 @@ def test_the_list_is_revalidated(here: World) -> None:
 
 def test_the_list_survives_its_upstream(here: World) -> None:
     """The last good one is served whatever the upstream does."""
-    here.upstream.script("/falling/simple/", listing())
+    here.upstream.script("/falling/simple/", listing(headers={"Age": "100"}))
     good = ask_list(here, "falling")
     assert good.status == 200
     coded = listing(headers={"Content-Encoding": "zstd"}, body=b"(/zstd")
@@ -528,6 +528,9 @@ def test_the_list_survives_its_upstream(here: World) -> None:
         eventually(lambda: "hit" in ask_list(here, "falling").headers["cache-status"], "the stored one is served")
         got = ask_list(here, "falling")
         assert (got.status, got.body) == (200, good.body), fault
+        # RFC 9211 §2: "hit" stands without "fwd"; the negative ttl tells how stale it is.
+        said = got.headers["cache-status"]
+        assert re.match(r"pip-cache-proxy; hit; ttl=-1\d\d; detail=\"[^\"]+\"$", said), said
 
 
 def test_a_list_in_another_format(here: World) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,13 @@ def first_line(here: World) -> str:
 
 
 @pytest.mark.parametrize(
-    ("host", "trusted"), [("127.0.0.1", False), ("0.0.0.0", True)], ids=["this machine", "everybody"]
+    ("host", "trusted"),
+    [
+        ("127.0.0.1", False),
+        pytest.param("127.0.0.2", False, marks=pytest.mark.skipif(sys.platform != "linux", reason="is not there")),
+        ("0.0.0.0", True),
+    ],
+    ids=["this machine", "another loopback address", "everybody"],
 )
 def test_the_start_line(tmp_path: Path, host: str, trusted: bool) -> None:
     """Where it listens, which index, the exact variable to set, and PIP_TRUSTED_HOST where pip will need it."""
@@ -60,13 +67,25 @@ def test_the_start_line(tmp_path: Path, host: str, trusted: bool) -> None:
         assert f"PIP_TRUSTED_HOST={socket.gethostname()}" in line
         assert ("--host 0.0.0.0" in line) is not trusted
         # And the log for people: what, how it went, why, and the id that a client was told.
-        with socket.create_connection(("127.0.0.1", here.proxy.port), timeout=20) as connection:
+        with socket.create_connection((here.proxy.host, here.proxy.port), timeout=20) as connection:
             connection.sendall(b"GET /simple/nobody/?token=%s HTTP/1.0\r\nHost: x\r\n\r\n" % CANARY.encode())
             told = json.loads(listen(connection).body)["request_id"]
         eventually(lambda: told in here.proxy.stderr, "the request is logged")
         logged = next(line for line in here.proxy.stderr.splitlines() if told in line)
-        assert re.search(r"GET /simple/nobody/ 404 negative \d+B [\d.]+ms \(the index has no such project\)", logged)
+        assert re.search(r"GET /simple/nobody/ 404 missing \d+B [\d.]+ms \(the index has no such project\)", logged)
         assert CANARY not in here.proxy.stderr
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+@pytest.mark.parametrize("name", ["text", "json"])
+def test_the_start_line_at_every_level(tmp_path: Path, name: str, level: str) -> None:
+    """The port that was found for port 0 is always told; requests that went well only at level info."""
+    with world(tmp_path, {"log": {"format": name, "level": level}}) as here:
+        assert here.proxy.port
+        assert f"listens on 127.0.0.1:{here.proxy.port}" in first_line(here) or name == "json"
+        assert here.page("nobody").status == 404
+        assert here.proxy.terminate() == 0
+        assert ("/simple/nobody/" in here.proxy.stderr) is (level == "info")
 
 
 def test_the_log_for_machines(here: World) -> None:
@@ -186,6 +205,23 @@ def test_the_front_gate(here: World, case: str) -> None:
 def test_hosts_that_are_served(here: World, host: str) -> None:
     """Those of ``allowed_hosts``, with any port."""
     assert here.say(request_line("GET /healthz HTTP/1.1", host=host)).status == 200
+
+
+@pytest.fixture(scope="module")
+def ported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A proxy with a port in its allowed hosts."""
+    settings = {"server": {"allowed_hosts": "Example.com:3143, 127.0.0.1"}}
+    with world(tmp_path_factory.mktemp("ported"), settings) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("example.com:3143", 200), ("EXAMPLE.com:3143", 200), ("example.com", 421),
+                         ("example.com:80", 421), ("127.0.0.1:3143", 200), ("127.0.0.1", 200)],
+)  # fmt: skip
+def test_a_host_with_a_port(ported: World, host: str, status: int) -> None:
+    """An entry of ``allowed_hosts`` that has a port is served with just this one."""
+    assert ported.say(request_line("GET /healthz HTTP/1.1", host=host)).status == status
 
 
 def test_one_connection_many_requests(here: World) -> None:

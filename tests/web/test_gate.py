@@ -154,6 +154,34 @@ def test_hosts(host: str, status: int | None) -> None:
     assert refusal(headers={"host": host}) is None
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("example.com:3143", None),
+        ("EXAMPLE.com:3143", None),
+        (" example.com:3143 ", None),
+        ("[::1]:3143", None),
+        ("example.org", None),
+        ("example.org:1", None),
+        ("example.com", 421),
+        ("example.com:", 421),
+        ("example.com:80", 421),
+        ("example.com:31430", 421),
+        ("example.com:3143:3143", 421),
+        ("example.com:3143@evil.example", 421),
+        ("[::1]", 421),
+        ("[::1]:80", 421),
+        ("::1:3143", 421),
+        (":3143", 421),
+        ("", 421),
+    ],
+)
+def test_hosts_with_a_port(host: str, status: int | None) -> None:
+    """An allowed host that names a port means just this one; beside it, one without a port still means any."""
+    hosts = frozenset({"example.com:3143", "[::1]:3143", "example.org"})
+    assert refusal(headers={"host": host}, hosts=hosts) == status
+
+
 def test_a_missing_host_is_not_an_allowed_one() -> None:
     """RFC 9112 §3.2: a request of HTTP/1.0 may lack it."""
     assert refusal(version=(1, 0), hosts=HOSTS) == 421

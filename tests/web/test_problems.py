@@ -8,7 +8,9 @@ from http import HTTPStatus
 import pytest
 
 from proxy.answer import Answer
+from proxy.core.decide import Fail, Refuse, failure, refusal
 from proxy.errors import MalformedPage, OwnedElsewhere, ProxyError, Refused, StoreFailed, UpstreamFailed, WrongBody
+from proxy.filebodies import unsatisfiable
 from proxy.web.problems import problem
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -31,7 +33,12 @@ def headers_of(answer: Answer) -> dict[str, str]:
         (Refused("this host name is not served here", status=421), 421, "client"),
         (UpstreamFailed("a malformed response"), 502, "upstream"),
         (UpstreamFailed("no connection", status=503, retry_after=2), 503, "upstream"),
-        (UpstreamFailed("only-if-cached, and nothing is stored", status=504), 504, "upstream"),
+        (refusal(Refuse("only-if-cached, and nothing fresh is here", 504)), 504, "client"),
+        (refusal(Refuse("offline, and nothing is stored", 503)), 503, "proxy"),
+        (failure(Fail("upstream is overloaded or broken", 503, 7)), 503, "upstream"),
+        (unsatisfiable(5), 416, "client"),
+        (Refused("the index has no such project", status=404, outcome="missing"), 404, "client"),
+        (Refused("the index has no such project", status=404, outcome="negative"), 404, "client"),
         (WrongBody("another hash"), 502, "upstream"),
         (MalformedPage("the page is not JSON"), 502, "upstream"),
         (ProxyError("the proxy failed"), 500, "proxy"),
@@ -61,6 +68,8 @@ def test_problem_documents(error: ProxyError, status: int, blame: str) -> None:
     assert headers["Cache-Control"] == "no-store"
     assert headers["Vary"] == "Accept"
     assert ("Allow" in headers) == (status == 405)
+    assert headers.get("Content-Range") == ("bytes */5" if status == 416 else None)
+    assert "ETag" not in headers
     assert headers.get("Retry-After") == (None if error.retry_after is None else str(error.retry_after))
 
 
@@ -84,16 +93,33 @@ def test_people_get_a_sentence(accept: str | None, media_type: str) -> None:
     assert isinstance(answer.body, bytes)
     if media_type.startswith("text/plain"):
         assert answer.body.decode() == (
-            "No such path. Check the name, and that the address ends in /simple. Request id: 0123\n"
+            "No such path. Check the name: an index address ends in /simple, and file addresses come from its pages."
+            " Request id: 0123\n"
         )
 
 
-@pytest.mark.parametrize("outcome", ["negative", "refused"])
-def test_cache_status(outcome: str) -> None:
-    """A remembered 404 came from the cache, any other refusal did not."""
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("missing", "pip-cache-proxy; fwd=uri-miss; fwd-status=404; stored; "),
+        ("negative", "pip-cache-proxy; hit; "),
+        ("refused", "pip-cache-proxy; "),
+    ],
+)
+def test_cache_status(outcome: str, said: str) -> None:
+    """A remembered 404 came from the cache, one just given from the upstream, any other refusal from neither."""
     error = Refused("the index has no such project", status=404, outcome=outcome)
     status = problem(error, accept=None, request_id="").cache_status
-    assert (status.outcome, status.hit, status.because) == (outcome, outcome == "negative", error.because)
+    assert (status.outcome, status.because) == (outcome, error.because)
+    assert status.header() == f'{said}detail="{error.because}"'
+
+
+def test_headers_of_an_error() -> None:
+    """They go out in both forms, beside the ones every error has; none stands twice."""
+    error = Refused("no byte", status=416, headers=(("Content-Range", "bytes */7"),))
+    for accept in (BROWSER, None):
+        headers = headers_of(problem(error, accept=accept, request_id=""))
+        assert headers.items() >= {"Content-Range": "bytes */7", "Cache-Control": "no-store", "Vary": "Accept"}.items()
 
 
 @pytest.mark.parametrize("accept", ["text/html; x=<script>", "<script>", "\r\nSet-Cookie: a=1", "\udc80text/html"])
