@@ -5,36 +5,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 
-from aiohttp import http_parser, web
+from aiohttp import http_parser
 
-from proxy import __version__, log
+from proxy import log
+from proxy.breaker import Patience
 from proxy.config import Settings
 from proxy.connections import Budget
 from proxy.core.messages import Rules
 from proxy.files import FileLimits, Files
 from proxy.fills import Fills
 from proxy.gateway import Gateway
+from proxy.jsonapi import JsonApi
+from proxy.listbodies import ListBodies
+from proxy.listening import Certificate, Sockets, reload
 from proxy.lists import Lists
 from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
+from proxy.metadata import Metadata
 from proxy.pages import Pages
+from proxy.sections import Index
+from proxy.startline import announce
 from proxy.store import Store
+from proxy.tls import BadPair
 from proxy.upstream import Site, Upstream
 from proxy.wanted import Listings
+from proxy.web.forwarded import UNIX, Front
 from proxy.web.routes import Door, Health, Listener
 from proxy.web.translate import Sender
 
 _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
 _FIELD_MAX = 8192
-_BACKLOG = 1024
 _THREADS = 32
 _AFTER_CUT = 1.0
 """Seconds for handlers to notice that their connection is gone."""
@@ -58,6 +64,8 @@ async def serve(settings: Settings) -> None:
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    certificate = _certificate(settings)
+    loop.add_signal_handler(signal.SIGHUP, reload, certificate)
     async with AsyncExitStack() as rooms:
         store, gateway = await _rooms(settings, rooms)
         door = Door(
@@ -67,18 +75,20 @@ async def serve(settings: Settings) -> None:
             indexes=frozenset(index.name for index in settings.index),
             default=settings.index[0].name,
             hosts=frozenset(settings.server.allowed_hosts),
+            front=_front(settings),
             observers=(log.access_log(),),
         )
         listener = _listener(settings, door)
-        runner = web.ServerRunner(listener, shutdown_timeout=_AFTER_CUT)
-        await runner.setup()
-        rooms.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, settings.server.host, settings.server.port, backlog=_BACKLOG)
-        await site.start()
-        _announce(settings, runner)
+        rooms.push_async_callback(listener.shutdown, _AFTER_CUT)
+        sockets = Sockets()
+        await sockets.open(settings.server.host, settings.server.port, settings.server.unix_socket)
+        rooms.callback(sockets.close)
+        context = None if certificate is None else certificate.context
+        await sockets.serve(listener, context, settings.limits.keepalive_timeout, settings.limits.write_stall)
+        announce(settings, sockets)
         await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
-        await site.stop()
+        sockets.close()
         await _drain(listener, door, settings.server.drain)
 
 
@@ -88,6 +98,7 @@ async def _drain(listener: Listener, door: Door, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             await door.idle()
+            await listener.flushed()
     except TimeoutError:
         _log.warning("cutting what is still under way", extra={"event": "cutting"})
         listener.cut_all()
@@ -107,18 +118,40 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     fills = Fills(store, upstream, waiters=limits.waiters)
     sites = {index.name: index.url for index in settings.index}
     rules = rules_of(settings)
-    page_limits = PageLimits(limits.page_max, limits.list_max, limits.first_byte_timeout, limits.waiters)
+    page_limits = PageLimits(
+        limits.page_max, limits.list_max, limits.first_byte_timeout, limits.waiters, limits.probe_interval
+    )
     file_limits = FileLimits(limits.range_fill_max, limits.unknown_file_max, limits.first_byte_timeout, limits.waiters)
     clock: Callable[[], float] = time.time
     manifests = Manifests(store)
     lookups = Lookups(sites, store, upstream, manifests, rules=rules, limits=page_limits, clock=clock)
     pages = Pages(lookups, manifests, store, rules=rules, limits=page_limits, clock=clock)
-    lists = Lists(sites, fills, store, rules=rules, limits=page_limits, clock=clock)
+    json_api = JsonApi(sites, store, upstream, rules=rules, limits=page_limits, clock=clock)
+    bodies = ListBodies(sites, fills, store, upstream, rules=rules, limit=page_limits.list_max, clock=clock)
+    lists = Lists(bodies, store, rules=rules, limits=page_limits, clock=clock)
     listings = Listings(pages, store, rules=rules, clock=clock)
     files = Files(listings, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
-    gateway = Gateway(lookups, pages, lists, files, fills)
+    metadata = Metadata(files, listings, store, waiters=limits.waiters)
+    gateway = Gateway(lookups, pages, json_api, lists, files, metadata, fills)
     rooms.push_async_callback(gateway.close)
     return store, gateway
+
+
+def _front(settings: Settings) -> Front:
+    trusted = settings.server.trusted_proxies
+    networks = tuple(each for each in trusted if not isinstance(each, str))
+    return Front(settings.server.public_url, networks, UNIX in trusted)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    server = settings.server
+    if server.tls_cert is None or server.tls_key is None:
+        return None
+    try:
+        return Certificate(server.tls_cert, server.tls_key)
+    except BadPair as error:
+        # It was fine when the settings were read, a moment ago.
+        raise OSError(f"server.{error.key}: {error.because}") from None
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -139,7 +172,7 @@ def rules_of(settings: Settings) -> Rules:
 
 def _upstream(settings: Settings) -> Upstream:
     limits = settings.limits
-    sites = [Site(index.name, index.url, index.private, index.proxy, index.ca_file) for index in settings.index]
+    sites = [_site(index) for index in settings.index]
 
     def budget(total: float | None) -> Budget:
         return Budget(
@@ -150,47 +183,24 @@ def _upstream(settings: Settings) -> Upstream:
             pool_per_host=limits.upstream_connections_per_host,
         )
 
-    return Upstream(sites, pages=budget(limits.page_timeout), files=budget(None))
+    patience = Patience(limits.breaker_failures, limits.breaker_window, limits.probe_interval, limits.rest_max)
+    return Upstream(sites, pages=budget(limits.page_timeout), files=budget(None), patience=patience)
+
+
+def _site(index: Index) -> Site:
+    missing = frozenset(index.missing_status) - {404, 410}
+    return Site(index.name, index.url, index.private, index.proxy, index.ca_file, missing, index.credentials())
 
 
 def _listener(settings: Settings, door: Door) -> Listener:
     return Listener(
         door.handle,
         connections_max=settings.limits.client_connections,
+        per_address_max=settings.limits.client_connections_per_address,
+        front=_front(settings),
         access_log=None,
         keepalive_timeout=settings.limits.keepalive_timeout,
         max_line_size=_REQUEST_LINE_MAX,
         max_field_size=_FIELD_MAX,
         tcp_keepalive=True,
-    )
-
-
-def _announce(settings: Settings, runner: web.ServerRunner) -> None:
-    """The start line: where, which index, what to set, how to share."""
-    host, port = runner.addresses[0][:2]
-    shown = f"[{host}]" if ":" in host else host
-    everywhere = host in ("0.0.0.0", "::")
-    named = socket.gethostname() if everywhere else shown
-    index_url = f"http://{named}:{port}/simple"
-    index = settings.index[0]
-    parts = [
-        f"pip-cache-proxy {__version__} listens on {shown}:{port}",
-        f"index {index.name} is {index.url}" + (" (offline)" if settings.freshness.offline else ""),
-        f"set PIP_INDEX_URL={index_url}",
-    ]
-    if everywhere or not ip_address(host.partition("%")[0]).is_loopback:
-        # pip takes plain http only from a trusted host, except on loopback.
-        parts.append(f"and PIP_TRUSTED_HOST={named} (pip asks for it over plain http)")
-    else:
-        parts.append(f"to share it on a LAN: --host 0.0.0.0, and clients add PIP_TRUSTED_HOST={socket.gethostname()}")
-    fields = {
-        "version": __version__,
-        "host": host,
-        "port": port,
-        "index": index.name,
-        "index_url": index_url,
-        "cache_dir": str(settings.cache.dir),
-    }
-    log.start_line().info(
-        "%s", "; ".join(parts), extra={"event": "started", "fields": {**fields, "message": "; ".join(parts)}}
     )

@@ -22,6 +22,8 @@ from proxy.errors import OwnedElsewhere, StoreFailed
 
 if TYPE_CHECKING:
     from proxy.config import Settings
+    from proxy.listening import CannotListen
+    from proxy.sections import Index
 
 EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED = 71, 73, 75, 78, 130
 
@@ -91,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_flags(command: argparse.ArgumentParser) -> None:
     # Values stay text: the settings check them, and a bad one is one line that names its key, as anywhere else.
-    command.add_argument("--host", help="address to listen on (127.0.0.1; 0.0.0.0 is all of them)")
+    command.add_argument(
+        "--host", action="append", help="address to listen on (127.0.0.1; 0.0.0.0 is all of them); may be repeated"
+    )
     command.add_argument("--port", help="port to listen on (3143; 0 takes a free one)")
     command.add_argument("--cache-dir", metavar="DIR", help="where to keep the cache (the user's own)")
     command.add_argument(
@@ -121,6 +125,7 @@ def serve(arguments: argparse.Namespace) -> int:
     except SettingError as error:
         return _complain(str(error), EX_CONFIG)
     from proxy.app import run
+    from proxy.listening import CannotListen
 
     try:
         return run(settings)
@@ -130,24 +135,23 @@ def serve(arguments: argparse.Namespace) -> int:
         return _complain(f"cache.dir: {settings.cache.dir} is in use by {owner}; {advice}", EX_TEMPFAIL)
     except StoreFailed as error:
         return _complain(f"cache.dir: {settings.cache.dir}: {error.because}", EX_CANTCREAT)
+    except CannotListen as error:
+        return _complain(f"{error.key}: {_unbound(error)}", EX_OSERR)
     except OSError as error:
-        return _complain(_unbound(error, settings.server.host, settings.server.port), EX_OSERR)
+        return _complain(str(error), EX_OSERR)
 
 
-def _unbound(error: OSError, host: str, port: int) -> str:
-    """Why the address could not be taken, beginning with the key that can change it."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _unbound(error: CannotListen) -> str:
+    """Why the address could not be taken, and what to do about it."""
     match error.errno:
+        case errno.EADDRINUSE if error.key == "server.port":
+            return f"{error.address} is in use; stop what listens there, or choose another with --port"
         case errno.EADDRINUSE:
-            return f"server.port: {address} is in use; stop what listens there, or choose another with --port"
-        case errno.EACCES | errno.EPERM:
-            return f"server.port: no permission to listen on {address}; choose a port above 1023 with --port"
-        case None:
-            return str(error)
-        case number:
-            # asyncio's text repeats the address, the resolver's numbers are negative and its own.
-            reason = os.strerror(number) if number > 0 else error.strerror
-            return f"server.host: cannot listen on {address}: {reason}"
+            return f"{error.address} is in use; stop what listens there, or choose another path"
+        case errno.EACCES | errno.EPERM if error.key == "server.port":
+            return f"no permission to listen on {error.address}; choose a port above 1023 with --port"
+        case _:
+            return f"cannot listen on {error.address}: {error.strerror}"
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -168,13 +172,23 @@ def describe(settings: Settings) -> list[str]:
     from proxy.spelling import show_duration, show_size
 
     server, cache, freshness, limits = settings.server, settings.cache, settings.freshness, settings.limits
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    lines = [f"address    http://{host}:{server.port}/simple"]
+    scheme = "http" if server.tls_cert is None else "https"
+    hosts = [f"[{host}]" if ":" in host else host for host in server.host]
+    lines = [f"address    {scheme}://{host}:{server.port}/simple" for host in hosts]
+    if server.unix_socket is not None:
+        lines.append(f"address    {server.unix_socket} (http)")
+    if server.tls_cert is not None:
+        lines.append(f"tls        certificate {server.tls_cert}, key {server.tls_key}")
+    if server.public_url is not None:
+        lines.append(f"public     {server.public_url}/simple")
+    if server.trusted_proxies:
+        lines.append(f"trusts     X-Forwarded-* from {', '.join(map(str, server.trusted_proxies))}")
     for index in settings.index:
         by_name = "" if index is settings.index[0] else f" at /index/{index.name}/simple"
         through = f" through {index.proxy}" if index.proxy else ""
         private = ", private networks allowed" if index.private else ""
-        lines.append(f"index      {index.name}{by_name}: {index.url}{through}{private}")
+        more = f"{through}{private}{_credentials(index)}{_missing(index)}"
+        lines.append(f"index      {index.name}{by_name}: {index.url}{more}")
     if freshness.offline:
         lines.append("offline    only what is cached is served")
     lines += [
@@ -188,6 +202,20 @@ def describe(settings: Settings) -> list[str]:
         f"{limits.upstream_connections} connections to upstreams; pages up to {show_size(limits.page_max)}",
     ]
     return lines
+
+
+def _credentials(index: Index) -> str:
+    """How we say who we are to this index, and where the secret comes from: never what it is."""
+    how = index.credentials().described()
+    if index.password is not None or index.token is not None:
+        return f", credentials: {how}, from the environment"
+    file = index.password_file or index.token_file
+    return f", credentials: {how}" + (f", from {file}" if file is not None else "")
+
+
+def _missing(index: Index) -> str:
+    more = [status for status in index.missing_status if status not in (404, 410)]
+    return f", {' and '.join(map(str, more))} means missing" if more else ""
 
 
 def _state(directory: Path) -> str:

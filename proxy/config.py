@@ -13,16 +13,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy import spelling
+from proxy.sections import FROM_ENVIRONMENT, About, Cache, Freshness, Index, Limits, Log, Section, Server
 
 PREFIX = "PIPCACHEPROXY_"
 DELIMITER = "__"
+_SECRET = re.compile(rf"{PREFIX}INDEX_([A-Z0-9][A-Z0-9_]*)_(USERNAME|PASSWORD|TOKEN)")
 _ENDPOINT = re.compile(r'^PYPI_SIMPLE_ENDPOINT(?:: *[\w.]+)? *= *"(https://[^"]+)"$', re.MULTILINE)
 
 
@@ -34,104 +36,6 @@ class SettingError(Exception):
         self.key = "".join(c if c.isprintable() else "?" for c in key)
         self.message = "".join(c if c.isprintable() else "?" for c in message)
         super().__init__(f"{self.key}: {self.message}")
-
-
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise ValueError("expected more than 0")
-    return value
-
-
-Port = Annotated[int, BeforeValidator(spelling.parse_port)]
-Count = Annotated[int, BeforeValidator(spelling.parse_count)]
-Bytes = Annotated[int, BeforeValidator(spelling.parse_size)]
-SomeBytes = Annotated[Bytes, AfterValidator(_positive)]
-Seconds = Annotated[float, BeforeValidator(spelling.parse_duration)]
-SomeSeconds = Annotated[Seconds, AfterValidator(_positive)]
-Host = Annotated[str, AfterValidator(spelling.parse_host)]
-AllowedHost = Annotated[str, AfterValidator(spelling.parse_allowed_host)]
-Directory = Annotated[Path, AfterValidator(spelling.parse_directory)]
-Minute, Hour, Day = 60.0, 3_600.0, 86_400.0
-
-
-def _user_cache_dir() -> Path:
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("pip-cache-proxy"))
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, an unknown key is a mistake. Sizes are bytes, durations seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Server(Section):
-    """Where we listen and whom we answer. ``allowed_hosts``: Host headers we answer to; empty means any."""
-
-    host: Host = "127.0.0.1"
-    port: Port = 3143
-    allowed_hosts: Annotated[tuple[AllowedHost, ...], BeforeValidator(spelling.parse_list)] = ()
-    drain: Seconds = 30.0
-
-
-class Cache(Section):
-    """What is kept, and how much of it. The default ``dir`` is the user's cache directory."""
-
-    dir: Directory = Field(default_factory=_user_cache_dir)
-    max_size: SomeBytes = 20 * 10**9
-    responses_max_size: SomeBytes = 2 * 10**9
-    min_free: Bytes = 10**9
-
-
-class Freshness(Section):
-    """How long pages live, and what is served when they have outlived it (``core.messages.Rules``)."""
-
-    default_ttl: Seconds = 5 * Minute
-    max_ttl: Seconds = Day
-    stale_if_error: Seconds = 7 * Day
-    stale_while_revalidate: Seconds = 0.0
-    stale_after: SomeSeconds = 1.0
-    reload: Literal["limited", "ignore", "honour"] = "limited"
-    min_reload_interval: Seconds = 10.0
-    negative_ttl: Seconds = 60.0
-    offline: bool = False
-
-
-class Index(Section):
-    """One upstream. ``url`` ends in a slash; ``proxy`` is a forward proxy, ``ca_file`` a file that exists."""
-
-    name: Annotated[str, AfterValidator(spelling.parse_index_name)]
-    url: Annotated[str, AfterValidator(spelling.parse_index_url)]
-    private: bool = False
-    proxy: Annotated[str, AfterValidator(spelling.parse_proxy_url)] | None = None
-    ca_file: Annotated[str, AfterValidator(spelling.parse_ca_file)] | None = None
-
-
-class Limits(Section):
-    """The bounds of everything: bytes of pages are decoded ones, connections those open at one time."""
-
-    page_max: SomeBytes = 64 * 2**20
-    list_max: SomeBytes = 128 * 2**20
-    unknown_file_max: SomeBytes = 5 * 2**30
-    range_fill_max: Bytes = 64 * 2**20
-    waiters: Count = 2_000
-    client_connections: Count = 4_096
-    keepalive_timeout: SomeSeconds = 30.0
-    write_stall: SomeSeconds = 30.0
-    upstream_connections: Count = 20
-    upstream_connections_per_host: Count = 10
-    connect_timeout: SomeSeconds = 3.5
-    first_byte_timeout: SomeSeconds = 8.0
-    idle_timeout: SomeSeconds = 30.0
-    page_timeout: SomeSeconds = Minute
-
-
-class Log(Section):
-    """The log on standard error."""
-
-    format: Literal["text", "json"] = "text"
-    level: Literal["info", "warning", "error"] = "info"
 
 
 def _indexes(configured: tuple[Index, ...]) -> tuple[Index, ...]:
@@ -210,13 +114,17 @@ def load(config: Path | None = None, flags: Values | None = None) -> Settings:
     joined. Raises SettingError for the first mistake found.
     """
     file = _read_file(config) if config is not None else {}
-    environment = _read_environment()
+    environment, secrets = _read_environment()
+    merged = _over(_over(file, environment), flags or {})
+    merged, given = _with_secrets(merged, secrets)
     try:
-        return Settings(**_over(_over(file, environment), flags or {}))
+        return Settings(**merged)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        place = _place(first)
         sources = (("command line", flags or {}), ("variable", environment), (f"in {config}", file))
-        raise SettingError(_dotted(first["loc"]), _expected(first) + _origin(first["loc"], sources)) from None
+        origin = f" ({given[place]})" if place in given else _origin(place, sources)
+        raise SettingError(_dotted(place), _expected(first) + origin) from None
 
 
 def _read_file(path: Path) -> Values:
@@ -229,16 +137,50 @@ def _read_file(path: Path) -> Values:
         raise SettingError(str(path), f"is not valid TOML: {error}") from None
 
 
-def _read_environment() -> Values:
+def _read_environment() -> tuple[Values, Mapping[str, str]]:
+    """What the variables set, nested like the file; and the credentials of indexes, variable to value."""
+    secrets: dict[str, str] = {}
     for name in sorted(os.environ):
         if not name.upper().startswith(PREFIX):
+            continue
+        if _SECRET.fullmatch(name.upper()):
+            secrets[name] = os.environ[name]
             continue
         section, _, key = name.lower().removeprefix(PREFIX.lower()).partition(DELIMITER)
         # An index is one table of many: its keys have no variables, the list as a whole has one.
         if section not in SECTIONS or bool(key) is (section == "index"):
             known = f"{PREFIX}<SECTION>{DELIMITER}<KEY>, and {PREFIX}INDEX with a list in JSON"
             raise SettingError(name, f"unknown variable; there are {known}")
-    return EnvSettingsSource(Settings)()
+    return EnvSettingsSource(Settings)(), secrets
+
+
+def _with_secrets(
+    merged: Values, secrets: Mapping[str, str]
+) -> tuple[dict[str, Any], Mapping[tuple[int | str, ...], str]]:
+    """The settings with each credential in the table of its index, and which variable gave what is at a place."""
+    given: dict[tuple[int | str, ...], str] = {}
+    try:
+        tables = spelling.parse_list(merged.get("index", ()))
+    except ValueError:
+        return dict(merged), given  # its mistake is found where everything is checked
+    if not secrets or not isinstance(tables, list | tuple):
+        return dict(merged), given
+    tables = [dict(each) if isinstance(each, Mapping) else each for each in tables]
+    for variable, value in secrets.items():
+        found = _SECRET.fullmatch(variable.upper())
+        assert found is not None
+        named, key = found[1], found[2].lower()
+        spelt = [place for place, each in enumerate(tables) if isinstance(each, dict) and _in_capitals(each) == named]
+        if len(spelt) != 1:
+            raise SettingError(variable, "belongs to no index" if not spelt else "belongs to more than one index")
+        given["index", spelt[0], key] = variable
+        tables[spelt[0]][key] = SecretStr(value) if key in FROM_ENVIRONMENT else value
+    return {**merged, "index": tables}, given
+
+
+def _in_capitals(table: Mapping[str, Any]) -> str:
+    """The name of an index as a variable's name holds it."""
+    return re.sub("[.-]", "_", str(table.get("name")).upper())
 
 
 def _over(below: Values, above: Values) -> dict[str, Any]:
@@ -269,6 +211,12 @@ def _dotted(place: Sequence[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where the mistake is. One about several keys of a table is at the one it names."""
+    about = error.get("ctx", {}).get("error")
+    return (*error["loc"], about.key) if isinstance(about, About) else error["loc"]
+
+
 def _expected(error: ErrorDetails) -> str:
     """One clause in place of pydantic's sentence. Ours (value_error) are used as they are."""
     context, place = error.get("ctx", {}), error["loc"]
@@ -280,7 +228,7 @@ def _expected(error: ErrorDetails) -> str:
         case "missing":
             return "is required"
         case "extra_forbidden":
-            known = SECTIONS if len(place) == 1 else SECTIONS[str(place[0])].model_fields
+            known = set(SECTIONS) if len(place) == 1 else set(SECTIONS[str(place[0])].model_fields) - FROM_ENVIRONMENT
             close = difflib.get_close_matches(str(place[-1]), known, n=1)
             return f"unknown key; did you mean {close[0]}?" if close else "unknown key"
         case "model_type" | "model_attributes_type" | "dict_type":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urljoin
 
@@ -54,7 +54,7 @@ class Destination:
     """A URL taken apart. ``url`` is ready to send: path and query as they were spelled, no fragment; ``host``
     is for comparing: lower case, without brackets and without the dot at the end."""
 
-    url: str
+    url: str = field(repr=False)  # its query may be signed
     scheme: str
     host: str
     port: int
@@ -93,7 +93,11 @@ def parse(url: str) -> Destination:
 
 def follow(here: Destination, location: bytes) -> Destination:
     """Where a Location field leads from here (RFC 9110 §10.2.2); raises as ``parse`` does."""
-    return parse(urljoin(here.url, _in_ascii(location)))
+    try:
+        there = urljoin(here.url, _in_ascii(location))
+    except ValueError:  # a bracket without its other one
+        raise UpstreamFailed("no valid host in a URL") from None
+    return parse(there)
 
 
 def admit(there: Destination, configured: Destination, *, proxied: bool, here: Destination | None = None) -> None:

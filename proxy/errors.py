@@ -67,7 +67,10 @@ class UpstreamFailed(ProxyError):
 
 
 class MalformedPage(UpstreamFailed):
-    """The upstream answered 200 with something that is no Simple API page of that project."""
+    """The upstream answered 200 with something that is no Simple API page of that project: a captive portal, a
+    mirror in the middle of an update. It may pass, so it is 503."""
+
+    status = 503
 
 
 class WrongBody(UpstreamFailed):

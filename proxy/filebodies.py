@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.answer import Answer, Stream
 from proxy.core.conditions import Span, Unsatisfiable, not_modified, requested_range
-from proxy.core.messages import CacheStatus, Headers, Request
+from proxy.core.messages import CacheStatus, Entry, Headers, Request
 from proxy.core.ranges import content_range
 from proxy.errors import Refused
 
@@ -15,6 +15,11 @@ FOREVER = "public, max-age=365000000, immutable"
 def etag_of(sha256: str) -> str:
     """The strong ETag of a body: its hash, so that it stays equal across evictions and restarts."""
     return f'"sha256-{sha256}"'
+
+
+def proof_of(entry: Entry) -> str:
+    """Why a stored body is believed, for Cache-Status."""
+    return "verified against the hash its page lists" if entry.verified else "pinned by its first complete copy"
 
 
 def file_headers(etag: str | None) -> Headers:

@@ -15,16 +15,17 @@ from proxy.answer import Answer, StoredStream
 from proxy.bodies import Spool
 from proxy.core import decide
 from proxy.core.conditions import Prefix, Span, Suffix, Unsatisfiable, not_modified, requested_range
-from proxy.core.messages import CacheStatus, Entry, FileTarget, NotHere, Request, Rules, kept_head
-from proxy.core.ranges import received_range, spelled, within
+from proxy.core.messages import CacheStatus, Entry, FileTarget, Request, Rules, kept_head
+from proxy.core.ranges import spelled, within
 from proxy.core.urls import tag_of, without_query
 from proxy.directory import RoomName
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
-from proxy.filebodies import etag_of, file_headers, part, unsatisfiable, whole_or_part
+from proxy.filebodies import etag_of, file_headers, part, proof_of, unsatisfiable, whole_or_part
+from proxy.filereplies import FileReplies
 from proxy.fill import Follower
 from proxy.fills import Fills
 from proxy.flights import Flights
-from proxy.plan import Completed, Plan
+from proxy.plan import Completed, Plan, strongest
 from proxy.replies import Reply
 from proxy.store import Store
 from proxy.upstream import Upstream
@@ -69,6 +70,7 @@ class Files:
         self._rules = replace(rules, immutable=True)
         self._limits = limits
         self._clock = clock
+        self._replies = FileReplies(rules=self._rules, clock=clock)
         self._heads: Flights[int | None] = Flights(waiters=limits.waiters)
 
     async def close(self) -> None:
@@ -89,14 +91,19 @@ class Files:
             return self._from_store(request, *stored)
         if isinstance(before, decide.Refuse):
             raise decide.refusal(before)
+        self._replies.expect(listed.key)
         if self._fills.doubted(listed.key):
             listed = await self._listings.find_again(request, listed)
         try:
             return await self._fetch(request, listed)
         except UpstreamFailed as failure:
-            if failure.upstream_status in (404, 410):
-                await self._listings.still_listed(request, listed)
-            raise
+            again = await self._listings.signed_again(request, listed, failure)
+            if again is None:
+                if failure.upstream_status in (404, 410):
+                    self._replies.lacks(listed.key)
+                    await self._listings.still_listed(request, listed)
+                raise
+        return await self._fetch(request, again)
 
     # -- from the store --------------------------------------------------------------------------------------
 
@@ -108,8 +115,8 @@ class Files:
         return (stored.entry, StoredStream(stored.handle, stored.entry.size)) if stored is not None else None
 
     def _from_store(self, request: Request, entry: Entry, stream: StoredStream) -> Answer:
-        because = "verified against the hash its page lists" if entry.verified else "pinned by its first complete copy"
-        return whole_or_part(request, stream, entry.size, etag_of(entry.sha256), CacheStatus("hit", because, hit=True))
+        status = CacheStatus("hit", proof_of(entry), hit=True)
+        return whole_or_part(request, stream, entry.size, etag_of(entry.sha256), status)
 
     # -- not cached yet --------------------------------------------------------------------------------------
 
@@ -128,7 +135,7 @@ class Files:
             case Span(start, stop) if stop == wanted.size and "if-range" in request.headers:
                 return await self._follow(wanted, start)
             case asked if wanted.size is not None and wanted.size > self._limits.range_fill_max:
-                return await self._relay(wanted, asked)
+                return self._from_fill(wanted, asked, wanted.size) or await self._relay(wanted, asked)
             case asked:
                 return await self._range_of_fill(request, wanted, asked)
 
@@ -170,13 +177,22 @@ class Files:
         answer = whole_or_part(request, follower, completed.size, etag_of(completed.sha256), status)
         return replace(answer, upstream_seconds=self._clock() - since)
 
+    def _from_fill(self, wanted: Wanted, asked: Span | Prefix | Suffix, size: int) -> Answer | None:
+        """A range whose bytes the fill that is under way has already: like a relay's, not verified yet."""
+        span = within(asked, size)
+        follower = self._fills.follow(wanted.key, span.stop) if span is not None else None
+        if span is None or follower is None:
+            return None
+        status = CacheStatus("miss", "a range of what has come so far", forward="uri-miss", collapsed=True)
+        return part(follower, span, size, wanted.etag, status)
+
     async def _relay(self, wanted: Wanted, asked: Span | Prefix | Suffix) -> Answer:
         """A range passed on as it comes, not verified and not kept; the same range is asked for once."""
         since = self._clock()
         headers = {**_IDENTITY, "Range": spelled(asked)}
 
         def judge(reply: Reply) -> tuple[int, int | None]:
-            return self._judge_part(reply, asked)
+            return self._replies.part(reply, asked)
 
         plan = Plan(
             key=f"{wanted.key}|{spelled(asked)}",
@@ -215,8 +231,7 @@ class Files:
     async def _ask_head(self, wanted: Wanted) -> int | None:
         index, url = wanted.target.index, wanted.url
         async with self._upstream.open(index, url, pool="file", headers=_IDENTITY, method="HEAD") as reply:
-            self._judge(reply)
-            return reply.length
+            return self._replies.whole(reply, pinned=False)[1]
 
     # -- how it is fetched and kept --------------------------------------------------------------------------
 
@@ -237,8 +252,7 @@ class Files:
             await self._store.adopt(wanted.room, spool, entry, wanted.name)
 
         def judge(reply: Reply) -> tuple[int, int | None]:
-            self._judge(reply)
-            return 0, reply.length
+            return self._replies.whole(reply, pinned=strongest(wanted.hashes) is not None)
 
         return Plan(
             key=wanted.key,
@@ -251,25 +265,3 @@ class Files:
             hashes=wanted.hashes,
             limit=_METADATA_MAX if wanted.target.metadata else self._limits.unknown_max,
         )
-
-    def _judge(self, reply: Reply) -> None:
-        """Raise what a head that is no 200 means; the same table as for pages decides it."""
-        request = Request("GET", NotHere(""), {})
-        match decide.after_upstream(request, None, reply.head, self._clock(), self._rules):
-            case decide.Fail() as fail:
-                raise decide.failure(fail, reply.head.status)
-            case decide.Keep(negative=True):
-                because = "the upstream lacks a file that its page lists"
-                raise UpstreamFailed(because, status=503, retry_after=2, upstream_status=reply.head.status)
-            case _:
-                if reply.head.status != 200:
-                    raise UpstreamFailed("the upstream answered with something that is no file")
-
-    def _judge_part(self, reply: Reply, asked: Span | Prefix | Suffix) -> tuple[int, int | None]:
-        if reply.head.status != 206:
-            self._judge(reply)
-            return 0, reply.length
-        received = received_range(reply.head.header("Content-Range"))
-        if received is None or within(asked, received[1]) != received[0]:
-            raise UpstreamFailed("the upstream sent another range than was asked for")
-        return received[0].start, received[1]

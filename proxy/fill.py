@@ -19,7 +19,7 @@ from proxy.bodies import Spool
 from proxy.core.messages import Head
 from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
 from proxy.plan import Completed, Digests, Plan, strongest
-from proxy.replies import Reply
+from proxy.source import Source
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -71,6 +71,10 @@ class Fill:
             await self._change()
         return self.completed
 
+    def shows(self, upto: int) -> bool:
+        """Whether all bytes of the body before that offset are here and may be shown."""
+        return self.base == 0 and not self.settled and upto <= self._visible
+
     async def beyond(self, offset: int) -> Piece | None:
         """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
         while offset >= self.base + self._visible:
@@ -116,12 +120,10 @@ class Fill:
         is raised as well."""
         try:
             plan = self.plan
-            headers = {**plan.headers, **extra_headers}
-            async with self._upstream.open(plan.index, plan.url, pool=plan.pool, headers=headers) as reply:
-                self.base, whole = plan.judge(reply)
-                self.size = self._agreed_size(whole)
-                self.head = reply.head
-                digests = await self._receive(reply)
+            async with Source(plan, self._upstream, {**plan.headers, **extra_headers}) as source:
+                head = await source.open()
+                self.head, self.base, self.size = head, source.start, source.size
+                digests = await self._receive(source)
             self.completed = self._verified(digests)
             self._visible = self._received
             self._tell()
@@ -165,32 +167,16 @@ class Fill:
             self.failure = failure
             self._tell()
 
-    def _agreed_size(self, declared: int | None) -> int | None:
-        listed = self.plan.size
-        if listed is not None and declared is not None and listed != declared:
-            raise WrongBody("the upstream's file has another size than its page lists")
-        if listed is None and declared is not None and declared > self.plan.limit:
-            raise UpstreamFailed("the upstream's body is larger than allowed")
-        return listed if listed is not None else declared
-
-    async def _receive(self, reply: Reply) -> Digests:
+    async def _receive(self, source: Source) -> Digests:
         digests = Digests(strongest(self.plan.hashes))
-        limit = self.size - self.base if self.size is not None else self.plan.limit
         await self._open_spool(self.size)
-        async for chunk in reply.chunks:
-            if self._received + len(chunk) > limit:
-                raise WrongBody("the upstream's body is longer than it may be")
+        hidden = HOLD_BACK if self.plan.keep is not None else 0
+        async for chunk in source:
             await self._written(chunk, digests)
             self._received += len(chunk)
-            hidden = HOLD_BACK if self.plan.keep is not None else 0
             if self._received - hidden > self._visible:
                 self._visible = self._received - hidden
                 self._tell()
-        if self.plan.keep is not None:
-            if self.size is not None and self._received != self.size:
-                raise WrongBody("the upstream's body ended early")
-            if self.size is None and not reply.framed and digests.listed is None:
-                raise WrongBody("the upstream's body has no length that could prove it whole")
         return digests
 
     async def _open_spool(self, size: int | None) -> None:

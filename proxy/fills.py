@@ -55,6 +55,14 @@ class Fills:
             raise UpstreamFailed("too many clients wait for this file", status=503, retry_after=2)
         return Follower(fill), joined
 
+    def follow(self, key: str, upto: int) -> Follower | None:
+        """A follower of the fill of that key that may be shown the bytes before offset ``upto`` already; None when
+        there is no such fill, or too many follow it."""
+        fill = self._fills.get(key)
+        if fill is None or fill.failure is not None or fill.followers >= self._waiters or not fill.shows(upto):
+            return None
+        return Follower(fill)
+
     def _start(self, plan: Plan) -> Fill:
         count, since = self._mismatches.get(plan.key, (0, 0.0))
         rested = time.monotonic() - since

@@ -5,23 +5,36 @@ from __future__ import annotations
 from typing import assert_never
 
 from proxy.answer import Answer
-from proxy.core.messages import CacheStatus, FileTarget, ListTarget, Moved, NotHere, PageTarget, Request
+from proxy.core.messages import CacheStatus, FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Request
 from proxy.errors import Refused
 from proxy.files import Files
 from proxy.fills import Fills
+from proxy.jsonapi import JsonApi
 from proxy.lists import Lists
 from proxy.lookups import Lookups
+from proxy.metadata import Metadata
 from proxy.pages import Pages
 
 
 class Gateway:
     """Answers requests; raises ProxyError for what cannot be answered."""
 
-    def __init__(self, lookups: Lookups, pages: Pages, lists: Lists, files: Files, fills: Fills) -> None:
+    def __init__(
+        self,
+        lookups: Lookups,
+        pages: Pages,
+        json_api: JsonApi,
+        lists: Lists,
+        files: Files,
+        metadata: Metadata,
+        fills: Fills,
+    ) -> None:
         self._lookups = lookups
         self._pages = pages
+        self._json_api = json_api
         self._lists = lists
         self._files = files
+        self._metadata = metadata
         self._fills = fills
 
     async def answer(self, request: Request) -> Answer:
@@ -29,12 +42,16 @@ class Gateway:
         match request.target:
             case PageTarget() as target:
                 return await self._pages.answer(request, target)
+            case FileTarget(metadata=True) as target:
+                return await self._metadata.answer(request, target)
             case FileTarget() as target:
                 return await self._files.answer(request, target)
+            case JsonTarget() as target:
+                return await self._json_api.answer(request, target)
             case ListTarget() as target:
                 return await self._lists.answer(request, target)
             case Moved(location):
-                status = CacheStatus("moved", "there is one spelling for every page")
+                status = CacheStatus("moved", "there is one spelling for every name")
                 return Answer(301, (("Location", location),), b"", status, stop=0)
             case NotHere(because):
                 raise Refused(because, status=404)
@@ -45,6 +62,8 @@ class Gateway:
         """Cancel every fetch under way; what waits for one is told so."""
         await self._lookups.close()
         await self._pages.close()
+        await self._json_api.close()
         await self._lists.close()
+        await self._metadata.close()
         await self._files.close()
         await self._fills.close()

@@ -1,60 +1,39 @@
-"""The project list of an index: one stored representation, passed through as the upstream sent it, streamed.
+"""The project list of an index as clients see it: in the format and the coding they want, fresh, stale or on its way.
 
-It is large (tens of megabytes for PyPI) and rarely asked for, so nothing in it is parsed or rewritten: it is a
-file with a head, judged by the same freshness rules as a page.
+It is large (tens of megabytes for PyPI) and rarely asked for: always streamed, never held in memory, and judged by
+the same freshness rules as a page.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import assert_never
 
 from proxy.answer import Answer, StoredStream
-from proxy.bodies import Spool
 from proxy.core import decide
 from proxy.core.conditions import not_modified
-from proxy.core.freshness import refreshed, storable, validators
-from proxy.core.lifetime import response_headers
+from proxy.core.freshness import refreshed
+from proxy.core.lifetime import SERIAL, response_headers
 from proxy.core.messages import CacheStatus, Entry, Head, Headers, ListTarget, Request, Rules
-from proxy.core.negotiation import HTML, UPSTREAM_ACCEPT, accepts
-from proxy.core.urls import list_key, tag_of
+from proxy.core.negotiation import coding_of, negotiate
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
-from proxy.filebodies import etag_of
 from proxy.fill import Fill, Follower
-from proxy.fills import Fills
 from proxy.flights import Flights
+from proxy.listbodies import FIRST, ListBodies, ListView, NotModified
 from proxy.lookups import PageLimits
-from proxy.plan import Completed, Plan
-from proxy.replies import Reply
 from proxy.store import Store
 
 
-class _NotModified(UpstreamFailed):
-    """The upstream answered 304: there is no body to follow."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__("the upstream answered 304", upstream_status=304)
-        self.head = head
-
-
 class Lists:
-    """The project lists of all indexes; ``sites`` gives each index's URL with its final slash."""
+    """The project lists of all indexes."""
 
     def __init__(
-        self,
-        sites: Mapping[str, str],
-        fills: Fills,
-        store: Store,
-        *,
-        rules: Rules,
-        limits: PageLimits,
-        clock: Callable[[], float],
+        self, bodies: ListBodies, store: Store, *, rules: Rules, limits: PageLimits, clock: Callable[[], float]
     ) -> None:
-        self._sites = sites
-        self._fills = fills
+        self._bodies = bodies
         self._store = store
         self._rules = rules
         self._limits = limits
@@ -64,9 +43,14 @@ class Lists:
     async def close(self) -> None:
         """Cancel the refreshes under way."""
         await self._behind.close()
+        self._bodies.close()
 
     async def answer(self, request: Request, target: ListTarget) -> Answer:
-        """The list, from the store or as it arrives; Refused (406) when it is in no format the client takes."""
+        """The list, from the store or as it arrives; Refused (406) when the client takes none of its formats."""
+        media_type = negotiate(request.headers.get("accept"), request.wanted_format)
+        if media_type is None:
+            raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
+        view = ListView(media_type, coding_of(request.headers.get("accept-encoding")))
         entry = await self._entry(target.index)
         before = decide.before_upstream(request, entry, self._clock(), self._rules)
         match before:
@@ -77,36 +61,36 @@ class Lists:
                     with suppress(UpstreamFailed):
                         self._behind.join(entry.key, lambda: self._refresh(request, target, entry))
                 status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
-                return await self._stored(request, entry, status)
+                return await self._stored(request, target, view, entry.head, status)
             case decide.Refuse():
                 raise decide.refusal(before)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
-                return await self._forward(request, target, entry, before.because)
+                return await self._forward(request, target, view, entry, before.because)
             case _:
                 assert_never(before)
 
     async def _entry(self, index: str) -> Entry | None:
         """The head of the stored list, None when there is none whose body is still there."""
-        try:
-            stored = await self._store.stored("responses", list_key(index))
-        except StoreFailed:
-            return None
+        stored = await self._bodies.stored(index)
         if stored is None:
             return None
         stored.close()
         return stored.entry
 
-    async def _forward(self, request: Request, target: ListTarget, entry: Entry | None, because: str) -> Answer:
+    # -- asking the upstream ---------------------------------------------------------------------------------
+
+    async def _forward(
+        self, request: Request, target: ListTarget, view: ListView, entry: Entry | None, because: str
+    ) -> Answer:
         since = self._clock()
-        forward = "uri-miss" if entry is None else "stale"
-        status = CacheStatus("miss", because, forward=forward)
+        status = CacheStatus("miss", because, forward="uri-miss" if entry is None else "stale")
         try:
-            follower, joined = self._fills.join(self._plan(target, entry))
+            follower, joined = self._bodies.fetch(target.index, entry)
         except UpstreamFailed as failure:
-            return await self._instead(request, entry, failure)
+            return await self._instead(request, target, view, entry, failure)
         status = replace(status, collapsed=joined)
         try:
-            answer = await self._followed(request, follower, entry, status)
+            answer = await self._followed(request, target, view, follower, entry, status)
         except BaseException:
             follower.close()
             raise
@@ -114,127 +98,131 @@ class Lists:
             follower.close()
         return replace(answer, upstream_seconds=self._clock() - since)
 
-    async def _followed(self, request: Request, follower: Follower, entry: Entry | None, status: CacheStatus) -> Answer:
+    async def _followed(
+        self,
+        request: Request,
+        target: ListTarget,
+        view: ListView,
+        follower: Follower,
+        entry: Entry | None,
+        status: CacheStatus,
+    ) -> Answer:
         """The list as it arrives; or, when it does not, what the outcome means for the one that is stored."""
-        outcome = await self._outcome(follower.fill, entry)
+        outcome = await self._outcome(request, follower.fill, entry)
         if outcome is None:
-            assert follower.fill.head is not None
             status = replace(status, forward_status=200, stored=follower.fill.keeps)
-            return self._following(request, follower, follower.fill.head, status)
-        if isinstance(outcome, _NotModified) and entry is not None:
+            return await self._following(request, target, view, follower, status)
+        if isinstance(outcome, NotModified) and entry is not None:
             entry = replace(entry, head=refreshed(entry.head, outcome.head))
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)
-            return await self._stored(request, entry, replace(status, outcome="revalidated", forward_status=304))
-        return await self._instead(request, entry, outcome)
+            status = replace(status, outcome="revalidated", forward_status=304)
+            return await self._stored(request, target, view, entry.head, status)
+        return await self._instead(request, target, view, entry, outcome)
 
-    async def _instead(self, request: Request, entry: Entry | None, outcome: UpstreamFailed | decide.Slow) -> Answer:
-        """What is served when the upstream does not give the list: the stored one, or nothing."""
-        after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
-        if isinstance(after, decide.Fallback) and entry is not None:
-            left = decide.seconds_left(entry, self._clock(), self._rules)
-            return await self._stored(request, entry, CacheStatus("stale", after.because, hit=True, ttl=left))
-        if isinstance(after, decide.Fail):
-            raise decide.failure(after)
-        raise UpstreamFailed("the upstream gives no project list", status=503, retry_after=2)
-
-    async def _outcome(self, fill: Fill, entry: Entry | None) -> UpstreamFailed | decide.Slow | None:
-        """None once the fill has a byte to show; Slow after ``stale_after`` if what is stored may be served then."""
-        request = Request("GET", ListTarget("", ""), {})
+    async def _outcome(self, request: Request, fill: Fill, entry: Entry | None) -> UpstreamFailed | decide.Slow | None:
+        """None once the fill has a byte to show. If what is stored may be served instead, that is once it is whole:
+        nobody shall be cut who could have had another; and Slow after ``stale_after``."""
         slow = decide.after_upstream(request, entry, decide.SLOW, self._clock(), self._rules)
-        patience = self._rules.stale_after if isinstance(slow, decide.Fallback) else self._limits.first_byte
+        replaceable = isinstance(slow, decide.Fallback)
         try:
-            async with asyncio.timeout(patience):
-                await fill.ready()
+            async with asyncio.timeout(self._rules.stale_after if replaceable else self._limits.first_byte):
+                await (fill.complete() if replaceable else fill.ready())
         except TimeoutError:
             return decide.SLOW
         except UpstreamFailed as failure:
             return failure
         return None
 
+    async def _instead(
+        self,
+        request: Request,
+        target: ListTarget,
+        view: ListView,
+        entry: Entry | None,
+        outcome: UpstreamFailed | decide.Slow,
+    ) -> Answer:
+        """What is served when the upstream does not give the list: the stored one, or nothing."""
+        after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
+        if isinstance(after, decide.Fallback) and entry is not None:
+            left = decide.seconds_left(entry, self._clock(), self._rules)
+            status = CacheStatus("stale", after.because, hit=True, ttl=left)
+            return await self._stored(request, target, view, entry.head, status)
+        if isinstance(after, decide.Fail):
+            raise decide.failure(after)
+        raise UpstreamFailed("the upstream gives no project list", status=503, retry_after=2)
+
     async def _refresh(self, request: Request, target: ListTarget, entry: Entry) -> None:
         """Stale-while-revalidate: the same as for a client, whose answer nobody waits for."""
         with suppress(UpstreamFailed, Refused):
-            (await self._forward(request, target, entry, "refreshed behind")).close()
+            (await self._forward(request, target, FIRST, entry, "refreshed behind")).close()
 
-    def _following(self, request: Request, follower: Follower, head: Head, status: CacheStatus) -> Answer:
-        media_type = head.header("Content-Type") or HTML
-        if not accepts(request.headers.get("accept"), media_type.partition(";")[0].strip()):
-            raise Refused("the project list is not to be had in the formats asked for", status=406)
-        return Answer(200, self._headers(head, None), follower, status, stop=follower.fill.size)
+    # -- the list as bytes -----------------------------------------------------------------------------------
 
-    async def _stored(self, request: Request, entry: Entry, status: CacheStatus) -> Answer:
-        media_type = entry.head.header("Content-Type") or HTML
-        if not accepts(request.headers.get("accept"), media_type.partition(";")[0].strip()):
-            raise Refused("the project list is not to be had in the formats asked for", status=406)
-        try:
-            stored = await self._store.stored("responses", entry.key)
-        except StoreFailed:
-            stored = None
+    async def _following(
+        self, request: Request, target: ListTarget, view: ListView, follower: Follower, status: CacheStatus
+    ) -> Answer:
+        fill = follower.fill
+        assert fill.head is not None
+        done = fill.completed
+        etag = None if done is None else view.etag(done.sha256)
+        headers = self._headers(fill.head, etag)
+        if etag is not None and not_modified(request.headers, etag=etag, last_modified=None):
+            return Answer(304, headers, b"", status, stop=0)
+        headers += view.headers()
+        if view.form == FIRST.form:
+            return Answer(200, headers, follower, status, stop=None if done is None else done.size)
+        if request.method == "HEAD":
+            return Answer(200, headers, b"", status)
+        return await self._made(target.index, view, fill, headers, status)
+
+    async def _stored(
+        self, request: Request, target: ListTarget, view: ListView, head: Head, status: CacheStatus
+    ) -> Answer:
+        """From the store; ``head`` may be newer than the stored one, which a store that fails cannot refresh."""
+        stored = await self._bodies.stored(target.index)
         if stored is None:
             raise UpstreamFailed("the list was evicted a moment ago; ask again", status=503, retry_after=1)
-        etag = etag_of(stored.entry.sha256)
-        headers = self._headers(entry.head, etag)
+        first = stored.entry
+        etag = view.etag(first.sha256)
+        headers = self._headers(head, etag)
         if not_modified(request.headers, etag=etag, last_modified=None):
             stored.close()
             return Answer(304, headers, b"", status, stop=0)
-        return Answer(200, headers, StoredStream(stored.handle, stored.entry.size), status, stop=stored.entry.size)
+        headers += view.headers()
+        if view.form != FIRST.form:
+            stored.close()
+            stored = await self._bodies.stored(target.index, view, first)
+        if stored is not None:
+            return Answer(200, headers, StoredStream(stored.handle, stored.entry.size), status, stop=stored.entry.size)
+        if request.method == "HEAD":
+            return Answer(200, headers, b"", status)
+        return await self._made(target.index, view, first, headers, status)
+
+    async def _made(
+        self, index: str, view: ListView, of: Fill | Entry, headers: Headers, status: CacheStatus
+    ) -> Answer:
+        """In a form that is being made."""
+        follower = self._bodies.make(index, view, of)
+        try:
+            async with asyncio.timeout(self._limits.first_byte):
+                await follower.fill.ready()
+        except TimeoutError:
+            follower.close()
+            raise UpstreamFailed("the list is still being made", status=503, retry_after=2) from None
+        except BaseException:
+            follower.close()
+            raise
+        done = follower.fill.completed
+        return Answer(200, headers, follower, status, stop=None if done is None else done.size)
 
     def _headers(self, head: Head, etag: str | None) -> Headers:
+        """What every answer says, a 304 too (RFC 9110 §15.4.5)."""
         headers: Headers = (
-            ("Content-Type", head.header("Content-Type") or HTML),
             ("Vary", "Accept, Accept-Encoding"),
             *response_headers(head, self._clock(), self._rules),
         )
+        serial = head.header(SERIAL)
+        if serial is not None:
+            headers += (("X-PyPI-Last-Serial", serial),)
         return (*headers, ("ETag", etag)) if etag is not None else headers
-
-    # -- how it is fetched and kept --------------------------------------------------------------------------
-
-    def _plan(self, target: ListTarget, entry: Entry | None) -> Plan:
-        index = target.index
-        headers = {"Accept": UPSTREAM_ACCEPT, "Accept-Encoding": "identity"}
-        if entry is not None:
-            headers |= validators(entry.head)
-
-        def judge(reply: Reply) -> tuple[int, int | None]:
-            if reply.head.status == 304 and entry is not None:
-                raise _NotModified(reply.head)
-            coding = (reply.head.header("Content-Encoding") or "identity").lower()
-            if reply.head.status == 200 and coding != "identity":
-                raise UpstreamFailed("the upstream sent a coding that was not asked for")
-            if reply.head.status != 200:
-                raise _failure(reply.head, self._clock(), self._rules)
-            return 0, reply.length
-
-        async def keep(spool: Spool, completed: Completed) -> None:
-            if storable(completed.head, self._rules):
-                url = self._sites[index]
-                made = Entry(
-                    list_key(index),
-                    tag_of(index, ""),
-                    url,
-                    completed.head,
-                    "",
-                    completed.size,
-                    completed.sha256,
-                )
-                await self._store.adopt("responses", spool, made, "projects")
-
-        return Plan(
-            key=list_key(index),
-            index=index,
-            url=self._sites[index],
-            judge=judge,
-            keep=keep,
-            pool="page",
-            headers=headers,
-            limit=self._limits.list_max,
-        )
-
-
-def _failure(head: Head, now: float, rules: Rules) -> UpstreamFailed:
-    match decide.after_upstream(Request("GET", ListTarget("", ""), {}), None, head, now, rules):
-        case decide.Fail() as fail:
-            return decide.failure(fail, head.status)
-        case _:
-            return UpstreamFailed("the upstream answered with something that is no project list")

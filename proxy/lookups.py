@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from proxy.breaker import PROBE_EVERY, Silence
 from proxy.core import decide, negotiation, simple
 from proxy.core.freshness import validators
 from proxy.core.messages import Entry, Head, PageTarget, Request, Rules, kept_head
 from proxy.core.urls import link_of, page_key, tag_of, without_query
 from proxy.entries import dump_entry
-from proxy.errors import StoreFailed, UpstreamFailed
+from proxy.errors import MalformedPage, StoreFailed, UpstreamFailed
 from proxy.flights import Flights
 from proxy.manifests import Manifest, Manifests, manifest_of
-from proxy.renditions import BASE, BASE_UP, all_keys, render
+from proxy.renditions import BASE, BASE_UP, DIGEST, all_keys, render
 from proxy.room import Row
 from proxy.store import Store
 from proxy.unpacking import read_body
@@ -31,7 +33,8 @@ from proxy.upstream import Upstream
 
 _RENDERING = "1"
 """Part of every version: raised when the same upstream page would be rendered otherwise than before."""
-_NEGATIVES = 10_000
+_REMEMBERED = 10_000
+_BEFORE_ASKING_AGAIN = 0.1
 INLINE = 64 * 1024
 """Up to so many bytes, parsing and compressing is quicker than a hop to a thread."""
 
@@ -39,12 +42,14 @@ INLINE = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class PageLimits:
     """``page_max`` decoded bytes of a page, ``list_max`` of a project list; ``first_byte`` seconds a client waits
-    where nothing is stored, ``waiters`` clients for one page at one time."""
+    where nothing is stored, ``waiters`` clients for one page at one time; ``probe_every`` seconds a silent index
+    is asked for a page behind the stored one."""
 
     page_max: int
     list_max: int
     first_byte: float
     waiters: int
+    probe_every: float = PROBE_EVERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,11 @@ class Lookups:
         self._clock = clock
         self._flights: Flights[Fetched] = Flights(waiters=limits.waiters)
         self._negatives: OrderedDict[str, Entry] = OrderedDict()
+        self._silence = Silence(limits.probe_every)
+        # The looks under way that took longer than ``stale_after``.
+        self._overdue: set[str] = set()
+        # When a look ended that found only a page which may not replace the stored one, and why not.
+        self._useless: OrderedDict[str, tuple[float, UpstreamFailed]] = OrderedDict()
 
     async def close(self) -> None:
         """Cancel the fetches under way."""
@@ -113,17 +123,22 @@ class Lookups:
         except StoreFailed:
             return None
 
-    def fetch(self, target: PageTarget, request: Request, entry: Entry | None) -> tuple[asyncio.Task[Fetched], bool]:
-        """The look that is under way for that page, or a new one; and whether it was. Await it shielded."""
+    def fetch(
+        self, target: PageTarget, request: Request, entry: Entry | None, *, whole: bool = False
+    ) -> tuple[asyncio.Task[Fetched], bool]:
+        """The look that is under way for that page, or a new one; and whether it was. Await it shielded. One at
+        a ``whole`` page asks without a condition, and joins none that may have one."""
         good = entry if entry is not None and entry.head.status == 200 else None
-        return self._flights.join(page_key(target.index, target.project), lambda: self._fly(target, request, good))
+        key = page_key(target.index, target.project) + "|whole" * whole
+        return self._flights.join(key, lambda: self._fly(target, request, good, whole))
 
-    async def _fly(self, target: PageTarget, request: Request, entry: Entry | None) -> Fetched:
+    async def _fly(self, target: PageTarget, request: Request, entry: Entry | None, whole: bool) -> Fetched:
         # A page without its listing is no use when it only proves unchanged: then it is asked for whole.
-        conditional = entry if await self._manifests.of(target.index, target.project) is not None else None
-        outcome, received = await self._ask(target, conditional)
+        listed = not whole and await self._manifests.of(target.index, target.project) is not None
+        outcome, received = await self._answer(target, entry, entry if listed else None)
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
+        self._useless.pop(page_key(target.index, target.project), None)
         match after:
             case decide.Keep(negative=True):
                 assert isinstance(outcome, Head)
@@ -139,18 +154,72 @@ class Lookups:
                 assert entry is not None
                 return Fetched(after, status, await self._refreshed(entry, after.head))
             case decide.Fallback():
+                if status == 200 or isinstance(outcome, MalformedPage):
+                    self._remember_useless(target, after)
                 return Fetched(after, status, entry)
             case decide.Fail():
                 return Fetched(after, status, None)
             case _:
                 assert_never(after)
 
-    async def _ask(self, target: PageTarget, entry: Entry | None) -> tuple[Head | UpstreamFailed, _Received | None]:
+    def at_once(self, request: Request, target: PageTarget, entry: Entry | None) -> Fetched | None:
+        """The stored page, where it is no use to wait for another: the look under way is late, the index has been
+        silent lately (then one look at a time goes on behind), or a look a moment ago found no page that may replace
+        it. None: look."""
+        if entry is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        since, useless = self._useless.get(entry.key, (-math.inf, None))
+        late = entry.key in self._overdue
+        slow = decide.SLOW if late or self._silence.holds(target.index, now) else None
+        outcome = useless if now - since < self._rules.min_reload_interval else slow
+        if outcome is None:
+            return None
+        after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
+        if not isinstance(after, decide.Fallback):
+            return None
+        if outcome is decide.SLOW and not late and self._silence.may_probe(target.index, now):
+            with suppress(UpstreamFailed):
+                self.fetch(target, request, entry)
+        return Fetched(after, None, entry)
+
+    def _remember_useless(self, target: PageTarget, after: decide.Fallback) -> None:
+        key = page_key(target.index, target.project)
+        self._useless[key] = (asyncio.get_running_loop().time(), UpstreamFailed(after.because))
+        while len(self._useless) > _REMEMBERED:
+            self._useless.popitem(last=False)
+
+    def _is_late(self, target: PageTarget) -> None:
+        self._overdue.add(page_key(target.index, target.project))
+        self._silence.late(target.index, asyncio.get_running_loop().time())
+
+    async def _answer(
+        self, target: PageTarget, entry: Entry | None, conditional: Entry | None
+    ) -> tuple[Head | UpstreamFailed, _Received | None]:
+        """What the upstream says; a 404 that is hard to believe is asked about once more, past caches."""
+        late = asyncio.get_running_loop().call_later(self._rules.stale_after, self._is_late, target)
+        try:
+            outcome, received = await self._ask(target, conditional)
+            if decide.doubtful(entry, outcome, self._clock()):
+                await asyncio.sleep(_BEFORE_ASKING_AGAIN)
+                outcome, received = await self._ask(target, conditional, past_caches=True)
+        finally:
+            late.cancel()
+            self._overdue.discard(page_key(target.index, target.project))
+        if isinstance(outcome, Head | MalformedPage):
+            self._silence.answered(target.index)
+        return outcome, received
+
+    async def _ask(
+        self, target: PageTarget, entry: Entry | None, *, past_caches: bool = False
+    ) -> tuple[Head | UpstreamFailed, _Received | None]:
         """The upstream's head, and the page it sent if it is one; a failure to get it is an outcome, no error."""
         url = f"{self._sites[target.index]}{target.project}/"
         headers = {"Accept": negotiation.UPSTREAM_ACCEPT, "Accept-Encoding": "gzip"}
         if entry is not None:
             headers |= validators(entry.head)
+        if past_caches:
+            headers |= {"Cache-Control": "no-cache"}
         try:
             async with self._upstream.open(target.index, url, pool="page", headers=headers) as reply:
                 if reply.head.status != 200:
@@ -166,12 +235,14 @@ class Lookups:
         content_type = head.header("Content-Type") or "text/html"
 
         def work() -> _Received:
-            version = hashlib.sha256(f"{_RENDERING}\0{url}\0{content_type}\0".encode() + body).hexdigest()
             page = simple.parse(body, content_type, url, target.project)
             document = simple.relocate(page.document, lambda url: f"{BASE_UP}files/{target.index}/{link_of(url)}")
             manifest = manifest_of(page.files)
             listing = simple.dump_listing(manifest.values())
             base = render(document, negotiation.JSON_V1)
+            # Not of the body: where links are signed anew for each request, it never comes twice, and every
+            # rendition would be made again of what no client can tell from the last one.
+            version = hashlib.sha256(f"{_RENDERING}\0".encode() + base[:DIGEST]).hexdigest()
             return _Received(version, len(body), without_query(url), manifest, listing, base)
 
         return work() if len(body) <= INLINE else await asyncio.to_thread(work)
@@ -181,7 +252,7 @@ class Lookups:
         entry = Entry(key, tag_of(target.index, target.project), "", head, "", 0, "")
         self._negatives[key] = entry
         self._negatives.move_to_end(key)
-        while len(self._negatives) > _NEGATIVES:
+        while len(self._negatives) > _REMEMBERED:
             self._negatives.popitem(last=False)
         return entry
 

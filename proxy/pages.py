@@ -16,12 +16,11 @@ from proxy.core.conditions import not_modified
 from proxy.core.lifetime import response_headers
 from proxy.core.messages import CacheStatus, Entry, Headers, PageTarget, Request, Rules
 from proxy.core.urls import page_key
-from proxy.errors import Refused, StoreFailed, UpstreamFailed
-from proxy.flights import Flights
+from proxy.derivations import Derivations
+from proxy.errors import Refused, UpstreamFailed
 from proxy.lookups import INLINE, Fetched, Lookups, PageLimits
 from proxy.manifests import Manifest, Manifests
-from proxy.renditions import BASE, BASE_UP, View, body_of, derive
-from proxy.room import Row
+from proxy.renditions import BASE_UP, View, body_of
 from proxy.store import Store
 
 # The entry that speaks for a page, and its rendition when that is a page and not a 404.
@@ -48,11 +47,10 @@ class Pages:
     ) -> None:
         self._lookups = lookups
         self._manifests = manifests
-        self._store = store
         self._rules = rules
         self._limits = limits
         self._clock = clock
-        self._derivations: Flights[bytes | None] = Flights(waiters=limits.waiters)
+        self._derivations = Derivations(lookups, store, waiters=limits.waiters)
         # When a look at a page ended that was made for the sake of a file, and what it failed of, if it did.
         self._looked: OrderedDict[str, tuple[float, UpstreamFailed | None]] = OrderedDict()
 
@@ -67,13 +65,13 @@ class Pages:
         media_type = negotiation.negotiate(request.headers.get("accept"), request.wanted_format)
         if media_type is None:
             raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
-        view = View(media_type, target.up, negotiation.accepts_gzip(request.headers.get("accept-encoding")))
+        view = View(media_type, target.up, negotiation.coding_of(request.headers.get("accept-encoding")))
         entry, shown = await self._known(target, view)
         before = decide.before_upstream(request, entry, self._clock(), self._rules)
         match before:
             case decide.Serve():
                 assert entry is not None
-                if before.refresh_behind:
+                if before.refresh_behind and self._lookups.at_once(request, target, entry) is None:
                     # Too many may have joined that flight; nobody waits for it here.
                     with suppress(UpstreamFailed):
                         self._lookups.fetch(target, request, entry)
@@ -93,7 +91,7 @@ class Pages:
         for _ in range(_READS):
             if entry is None or entry.head.status != 200:
                 return entry, None
-            shown = await self._rendition(entry, view)
+            shown = await self._derivations.rendition(entry, view)
             if shown is not None:
                 return entry, shown
             before, entry = entry, await self._lookups.known(target)
@@ -104,6 +102,9 @@ class Pages:
     async def _forward(self, request: Request, target: PageTarget, held: Held, view: View, because: str) -> Answer:
         entry = held[0]
         asked = self._clock()
+        at_once = self._lookups.at_once(request, target, entry)
+        if at_once is not None:
+            return await self._after(request, at_once, held, view, CacheStatus("miss", because))
         try:
             flight, joined = self._lookups.fetch(target, request, entry)
         except UpstreamFailed as crowd:
@@ -159,7 +160,7 @@ class Pages:
         known, shown = held
         if known is None or known.body != entry.body or shown is None:
             # Another version than the one held before the flight. Its base came with it, or is in the store.
-            shown = await self._rendition(entry, view, fetched.base) if entry.head.status == 200 else None
+            shown = await self._derivations.rendition(entry, view, fetched.base) if entry.head.status == 200 else None
         return await self._show(request, entry, view, status, shown)
 
     def _fallback(self, after: decide.Fallback, entry: Entry | None) -> CacheStatus:
@@ -173,9 +174,11 @@ class Pages:
         """What the last page of that project listed, by location; None when no page is known."""
         return await self._manifests.of(index, project)
 
-    async def look(self, index: str, project: str, request: Request) -> Manifest | None:
+    async def look(self, index: str, project: str, request: Request, *, whole: bool = False) -> Manifest | None:
         """What the project's page lists now, after at most one collapsed look at the upstream, and none within
-        ``min_reload_interval`` of the last; None when there is no such project.
+        ``min_reload_interval`` of the last; None when there is no such project. A ``whole`` page is asked for where
+        "not modified" would not tell, nor has told a moment ago: a server may sign its links anew under one and the
+        same validator.
 
         Raises UpstreamFailed when the upstream does not tell: what is stored then proves nothing about a file
         that it does not list, and failure is never 404.
@@ -183,19 +186,18 @@ class Pages:
         target = PageTarget(index, project, BASE_UP)
         entry = await self._lookups.known(target)
         manifest = await self.manifest(index, project)
-        if entry is not None and self._within(entry.head.received_at):
+        if not whole and entry is not None and self._within(entry.head.received_at):
             if entry.head.status != 200:
                 return None
             if manifest is not None:
                 return manifest
-        key = page_key(index, project)
+        key = page_key(index, project) + "|whole" * whole
         since, failure = self._looked.get(key, (-math.inf, None))
         if self._within(since):
             if failure is not None:
                 raise UpstreamFailed(failure.because, status=failure.status, retry_after=failure.retry_after)
             return manifest
-        # Without its listing a page that only proves unchanged would leave us as ignorant as before.
-        flight, _ = self._lookups.fetch(target, request, entry if manifest is not None else None)
+        flight, _ = self._lookups.fetch(target, request, entry, whole=whole)
         try:
             found = await self._seen(await self._patiently(flight, self._clock()), index, project)
         except UpstreamFailed as failed:
@@ -245,36 +247,8 @@ class Pages:
         if not_modified(request.headers, etag=etag, last_modified=None):
             return Answer(304, headers, b"", status, stop=0)
         headers += (("Content-Type", view.content_type()),)
-        if view.gzipped:
-            headers += (("Content-Encoding", "gzip"),)
-        quick = view.gzipped or len(rendition) <= INLINE
+        if view.coding:
+            headers += (("Content-Encoding", view.coding),)
+        quick = view.coding or len(rendition) <= INLINE
         body = body_of(rendition, view) if quick else await asyncio.to_thread(body_of, rendition, view)
         return Answer(200, headers, body, status, stop=len(body))
-
-    async def _rendition(self, entry: Entry, view: View, base: bytes | None = None) -> bytes | None:
-        key = view.key(entry)
-        if base is not None and key == BASE.key(entry):
-            return base
-        try:
-            stored = await self._store.read(key)
-        except StoreFailed:
-            stored = None
-        if stored is not None:
-            return stored
-        flight, _ = self._derivations.join(key, lambda: self._derive(entry, view, base))
-        return await asyncio.shield(flight)
-
-    async def _derive(self, entry: Entry, view: View, base: bytes | None) -> bytes | None:
-        """Make a rendition from the base, and keep it as long as its version is the one that is kept."""
-        try:
-            base = base if base is not None else await self._store.read(BASE.key(entry))
-            if base is None or view.key(entry) == BASE.key(entry):
-                return base
-            made = derive(base, view) if len(base) <= INLINE // 4 else await asyncio.to_thread(derive, base, view)
-        except (StoreFailed, ValueError, OSError, EOFError):
-            return None
-        current = await self._lookups.stored_head(entry.key)
-        if current is not None and current.body == entry.body:
-            with suppress(StoreFailed):
-                await self._store.write([Row(view.key(entry), made, entry.tag)])
-        return made

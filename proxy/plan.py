@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,12 +32,13 @@ class Plan:
     ``judge`` looks at the reply's head and raises what it means if it is no body to keep; it returns the offset
     of the body's first byte (0, or the start of a 206) and the whole body's size if known. ``keep`` receives the
     spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
-    taken of a body whose size no page lists.
+    taken of a body whose size no page lists. ``source`` gets the headers and gives the reply where that is not
+    simply the upstream's to ``url``: a body that is changed on its way in, or is made of another one. It is asked once.
     """
 
     key: str
     index: str
-    url: str
+    url: str = field(repr=False)  # its query may be signed
     judge: Callable[[Reply], tuple[int, int | None]]
     keep: Callable[[Spool, Completed], Awaitable[object]] | None
     pool: Literal["page", "file"] = "file"
@@ -44,6 +46,7 @@ class Plan:
     size: int | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     limit: int = 5 * 2**30
+    source: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Reply]] | None = None
 
 
 def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import aiohttp
 from aiohttp import ClientResponse, hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.core.fields import parse_retry_after
 from proxy.core.messages import Head
 from proxy.egress import Destination
 from proxy.errors import UpstreamFailed
@@ -19,6 +20,10 @@ from proxy.errors import UpstreamFailed
 CHUNK = 256 * 1024
 RETRY_AFTER = 2
 """Seconds after which a client may try again what failed with 503."""
+TRICKLE = 1024
+"""Bytes per second; who sends less sends nothing that anybody would wait for."""
+REST_UNTOLD = 5.0
+"""Seconds for which an origin is left alone that answers 429 and does not say until when."""
 _DRAIN_WITHIN = 1.0
 _LOOK_EVERY = 1.0
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since"})
@@ -33,7 +38,7 @@ class Reply:
     UpstreamFailed on a cut, a stall or wrong framing."""
 
     head: Head
-    url: str
+    url: str = field(repr=False)
     length: int | None
     framed: bool
     chunks: AsyncIterator[bytes]
@@ -51,9 +56,14 @@ class FailedHop(Exception):
         self.kind = kind
         self.failure = failure
 
+    @property
+    def counts(self) -> bool:
+        """Whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not."""
+        return self.failure.status == 503
 
-def passing(because: str) -> UpstreamFailed:
-    return UpstreamFailed(because, status=503, retry_after=RETRY_AFTER)
+
+def passing(because: str, upstream_status: int | None = None) -> UpstreamFailed:
+    return UpstreamFailed(because, status=503, retry_after=RETRY_AFTER, upstream_status=upstream_status)
 
 
 def explained(exc: Exception, *, refused: bool) -> FailedHop:
@@ -70,7 +80,7 @@ def explained(exc: Exception, *, refused: bool) -> FailedHop:
         case aiohttp.ClientHttpProxyError():
             return FailedHop("final", passing("the forward proxy cannot reach the host"))
         case aiohttp.ClientResponseError():
-            return FailedHop("protocol", UpstreamFailed("a malformed response"))
+            return FailedHop("protocol", passing("a malformed response"))
         case TimeoutError():
             return FailedHop("transport", passing("no answer in time"))
         case aiohttp.InvalidURL() | ValueError():
@@ -100,6 +110,14 @@ def violation_of(response: ClientResponse, asked: Mapping[str, str]) -> str | No
     return None
 
 
+def rest_of(response: ClientResponse) -> float | None:
+    """Seconds for which the origin asks to be left alone, by a 429 or with a 503; None when it does not."""
+    told = parse_retry_after(response.headers.get(hdrs.RETRY_AFTER), time.time())
+    if response.status == 429:
+        return REST_UNTOLD if told is None else told
+    return told if response.status == 503 else None
+
+
 def location_header(response: ClientResponse) -> bytes:
     found = [value for name, value in response.raw_headers if name.lower() == b"location"]
     if len(found) != 1:
@@ -120,27 +138,31 @@ async def drain(response: ClientResponse) -> None:
         response.close()
 
 
-def reply_of(response: ClientResponse, there: Destination, asked_at: float, *, bodiless: bool) -> Reply:
+def reply_of(response: ClientResponse, there: Destination, asked_at: float, *, bodiless: bool, idle: float) -> Reply:
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
     head = Head(response.status, headers, asked_at, time.time())
     length = response.content_length
     bodiless = bodiless or response.status in (204, 304)
     framed = bodiless or length is not None or hdrs.TRANSFER_ENCODING in response.headers
-    return Reply(head, there.url, length, framed, _Chunks(response, 0 if bodiless else length))
+    return Reply(head, there.url, length, framed, _Chunks(response, 0 if bodiless else length, idle))
 
 
 class _Chunks:
     """The body as it comes. Nothing is read ahead beyond aiohttp's buffer of twice 256 KiB: a slow reader
-    stops the socket, and with it the idle timer."""
+    stops the socket, and with it the idle timer. Less than TRICKLE over ``idle`` seconds of waiting is a stall."""
 
-    def __init__(self, response: ClientResponse, expected: int | None) -> None:
+    def __init__(self, response: ClientResponse, expected: int | None, idle: float) -> None:
         self._response = response
         self._missing = expected
+        self._idle = idle
+        self._waited = 0.0
+        self._came = 0
 
     def __aiter__(self) -> _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
+        began = time.monotonic()
         try:
             data = await self._read()
         except TimeoutError:
@@ -153,7 +175,18 @@ class _Chunks:
                 raise passing("a body of another length than declared")
         if not data:
             raise StopAsyncIteration
+        if self._missing != 0:
+            self._watch(time.monotonic() - began, len(data))
         return data
+
+    def _watch(self, waited: float, came: int) -> None:
+        """Raise when too little came while we waited; the time that our own reader takes is not counted."""
+        self._waited += waited
+        self._came += came
+        if self._waited >= self._idle:
+            if self._came < TRICKLE * self._waited:
+                raise passing("the body came to a stop")
+            self._waited, self._came = 0.0, 0
 
     async def _read(self) -> bytes:
         """At most 256 KiB, b"" at the end.

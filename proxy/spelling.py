@@ -7,8 +7,10 @@ was expected and never repeat the value: it may be an address with a password, p
 from __future__ import annotations
 
 import json
+import os
 import re
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -99,6 +101,16 @@ def parse_host(value: str) -> str:
     return host
 
 
+def parse_hosts(value: object) -> tuple[str, ...]:
+    """The hosts to listen on, each once: one text (with commas between several, as an environment variable has
+    them) or a list of texts, which may be empty."""
+    if isinstance(value, str):
+        value = parse_list(value) or [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError('expected text in quotes, such as "127.0.0.1", or a list of such')
+    return tuple(dict.fromkeys(parse_host(each) for each in value))
+
+
 def parse_allowed_host(value: str) -> str:
     """A Host header to answer (RFC 9110 §7.2), lower-case: a host, with any port or with just this one."""
     if not re.fullmatch(r"([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", value, re.ASCII):
@@ -126,6 +138,45 @@ def parse_proxy_url(value: str) -> str:
     if parts.scheme != "http" or parts.path.strip("/"):
         raise ValueError(expected)
     return f"http://{parts.netloc.lower()}"
+
+
+def parse_public_url(value: str) -> str:
+    """The URL clients know this proxy by, with the path a front proxy puts before ours; without a final slash."""
+    parts = _split(value, 'expected the URL of this proxy such as "https://example.com/pypi"')
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def parse_trusted_proxy(value: object) -> IPv4Network | IPv6Network | str:
+    """An address or a network (RFC 4632, RFC 4291 §2.3) of front proxies, or "unix": whoever may open our socket."""
+    expected = 'expected addresses and networks such as "127.0.0.1" or "10.0.0.0/8" without host bits, or "unix"'
+    if value == "unix":
+        return "unix"
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError(expected)
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError(expected) from None
+
+
+def parse_missing_status(value: object) -> tuple[int, ...]:
+    """The statuses that mean "there is no such project", sorted; 404 and 410 always do. 408, 425 and 429 mean
+    "later", and would be taken for "look elsewhere"."""
+    if isinstance(value, str):
+        value = parse_list(value)
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of statuses such as [404, 403]")
+    statuses = {404, 410} | {_whole(each, 400, 499, "expected statuses from 400 to 499") for each in value}
+    if statuses & {408, 425, 429}:
+        raise ValueError("expected none of 408, 425 and 429: they mean that a later request may succeed")
+    return tuple(sorted(statuses))
+
+
+def parse_username(value: str) -> str:
+    """A user-id of RFC 7617 §2: no colon, no control characters."""
+    if not value or not value.isprintable() or ":" in value:
+        raise ValueError("expected a user name on one line, without a colon")
+    return value
 
 
 def _split(value: str, expected: str) -> SplitResult:
@@ -163,6 +214,33 @@ def parse_ca_file(value: str) -> str:
     if b"-----BEGIN CERTIFICATE-----" not in certificates:
         raise ValueError("expected a file of certificates in PEM")
     return str(path)
+
+
+def parse_pem_file(value: Path) -> Path:
+    """The absolute path of a file in PEM, which ``tls`` reads."""
+    if value == Path() or "\0" in str(value):
+        raise ValueError("expected a file in PEM")
+    return _absolute(value)
+
+
+def parse_secret_file(value: Path) -> Path:
+    """The absolute path of a file with one secret, which must be there; its content is not judged here."""
+    path = _absolute(value)
+    try:
+        readable = path.is_file() and os.access(path, os.R_OK)
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError("expected a readable file that holds the secret alone")
+    return path
+
+
+def parse_socket_path(value: Path) -> Path:
+    """The absolute path of a socket, short enough for every system: sun_path has 104 bytes on macOS, 108 on Linux."""
+    path = _absolute(value)
+    if value == Path() or "\0" in str(value) or len(os.fsencode(path)) > 103:
+        raise ValueError("expected the path of a socket, at most 103 bytes with all its directories")
+    return path
 
 
 def _absolute(path: Path) -> Path:

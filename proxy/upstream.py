@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import aiohttp
@@ -22,10 +22,12 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, hdrs
 from yarl import URL
 
 from proxy import egress
+from proxy.breaker import Breaker, Key, Patience
 from proxy.connections import FILES, FLIGHT, PAGES, Budget, Dropped, Flight, open_session, trusting, user_agent
+from proxy.credentials import Credentials
 from proxy.egress import Address, Destination
 from proxy.errors import UpstreamFailed
-from proxy.replies import FailedHop, Reply, drain, explained, location_header, passing, reply_of, violation_of
+from proxy.replies import FailedHop, Reply, drain, explained, location_header, passing, reply_of, rest_of, violation_of
 
 Pool = Literal["page", "file"]
 
@@ -42,20 +44,31 @@ _ONLY_TO_OWN_ORIGIN = frozenset({"authorization", "cookie"})
 @dataclass(frozen=True, slots=True)
 class Site:
     """An index as its operator configured it. ``proxy`` is the URL of a forward proxy; ``ca_file`` is trusted
-    beside the system's own certificates; ``private`` lets its pages name private addresses."""
+    beside the system's own certificates; ``private`` lets its pages name private addresses; ``missing`` are the
+    statuses that mean 404 here, besides 404 and 410; ``credentials`` go to the index's own origin alone."""
 
     name: str
     url: str
     private: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
     ca_file: str | None = None
+    missing: frozenset[int] = frozenset()
+    credentials: Credentials | None = field(default=None, repr=False)
 
 
 class Upstream:
     """All that is asked of all indexes. Connections are per index and pool: one that was opened under the
     permissions of one index is never used by another, and big files never keep pages waiting."""
 
-    def __init__(self, sites: Sequence[Site], *, pages: Budget = PAGES, files: Budget = FILES) -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        pages: Budget = PAGES,
+        files: Budget = FILES,
+        patience: Patience | None = None,
+    ) -> None:
+        self._breaker = Breaker(patience)
         self._sites = {site.name: (site, egress.parse(site.url)) for site in sites}
         self._budgets: dict[Pool, Budget] = {"page": pages, "file": files}
         self._sessions: dict[tuple[str, Pool], ClientSession] = {}
@@ -77,7 +90,8 @@ class Upstream:
         """Ask for ``url`` (absolute, spelled as it is to be sent) under the permissions of ``index``.
 
         Any HTTP status but a redirect comes back as a Reply. UpstreamFailed: 502 for what the egress guard
-        refuses and for a protocol error, 503 with ``retry_after`` for what may pass. Only GET and HEAD.
+        refuses, 503 with ``retry_after`` for what may pass, and at once while the origin rests (see ``breaker``).
+        Only GET and HEAD.
         Leaving the context closes the connection unless the body was read to its end.
         """
         return self._open(index, url, pool, headers, method)
@@ -101,7 +115,10 @@ class Upstream:
         except TimeoutError:
             raise passing("no answer in time") from None
         try:
-            yield reply_of(response, there, asked_at, bodiless=method == "HEAD")
+            reply = reply_of(response, there, asked_at, bodiless=method == "HEAD", idle=budget.idle)
+            if reply.head.status in site.missing:
+                reply.head = replace(reply.head, status=404)
+            yield reply
         finally:
             # A body read to its end has given its connection back already, then this does nothing.
             response.close()
@@ -126,14 +143,37 @@ class Upstream:
     async def _answered(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
         """One hop, asked again where that may help: nothing of an answer has been used yet, and GET and HEAD
         are idempotent (RFC 9110 §9.2.2)."""
+        key = call.site.name, there.origin
+        probe = self._breaker.admit(key, asyncio.get_running_loop().time())
         while True:
             try:
-                return await self._ask(call, there)
+                return await self._attempt(call, there, key)
             except FailedHop as failed:
-                if not call.may_retry(failed.kind):
+                if probe or not call.may_retry(failed.kind):
                     # Without its context: that would carry the URL into a traceback.
                     raise failed.failure from None
             await asyncio.sleep(random.uniform(*_PAUSE))
+
+    async def _attempt(self, call: _Call, there: Destination, key: Key) -> tuple[ClientResponse, float]:
+        """One request, and a word to the breaker of what became of it."""
+        now = asyncio.get_running_loop().time
+        try:
+            response, asked_at = await self._ask(call, there)
+        except FailedHop as failed:
+            if failed.counts:
+                self._breaker.failed(key, now())
+            raise
+        finally:
+            # What was refused by us or cancelled says nothing about the origin.
+            self._breaker.dropped(key)
+        rest = rest_of(response)
+        if rest is not None:
+            self._breaker.asked_to_rest(key, rest, now())
+        elif response.status >= 500:
+            self._breaker.failed(key, now())
+        else:
+            self._breaker.succeeded(key, now())
+        return response, asked_at
 
     async def _ask(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
         site = call.site
@@ -171,7 +211,7 @@ class Upstream:
         violation = violation_of(response, call.headers)
         if violation is not None:
             response.close()
-            raise FailedHop("protocol", UpstreamFailed(violation, upstream_status=response.status))
+            raise FailedHop("protocol", passing(violation, response.status))
         return response, asked_at
 
     async def _own_addresses(self, call: _Call) -> frozenset[Address]:
@@ -222,6 +262,7 @@ class _Call:
     retries: int
     headers: Mapping[str, str]
     asked_again: bool = False
+    left: bool = False
 
     def may_retry(self, kind: str) -> bool:
         """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error; none when
@@ -235,9 +276,13 @@ class _Call:
         return True
 
     def headers_for(self, there: Destination) -> dict[str, str]:
-        """Credentials of an index go to its own origin only."""
-        same = there.origin == self.configured.origin
-        return {name: value for name, value in self.headers.items() if same or name not in _ONLY_TO_OWN_ORIGIN}
+        """Credentials of an index go to its own origin only, and not when somebody else sent us there."""
+        self.left = self.left or there.origin != self.configured.origin
+        if self.left:
+            return {name: value for name, value in self.headers.items() if name not in _ONLY_TO_OWN_ORIGIN}
+        known = self.site.credentials
+        authorization = known.authorization() if known is not None else None
+        return {**self.headers} if authorization is None else {**self.headers, "authorization": authorization}
 
     def timeout(self) -> ClientTimeout:
         """No limit on the wait for a free connection of the pool but HEAD_WITHIN: it says nothing about the

@@ -7,7 +7,7 @@ causes at most one look at one page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 from proxy.core import decide
@@ -21,6 +21,10 @@ from proxy.pages import Pages
 from proxy.plan import strongest
 from proxy.store import Store
 
+# How stores answer a signed URL past its time: most 403, some 400 or 401; 404 where the index says that any of these
+# means so.
+_PAST_ITS_TIME = frozenset({400, 401, 403, 404, 410})
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -28,7 +32,7 @@ class Wanted:
 
     target: FileTarget
     project: str
-    url: str
+    url: str = field(repr=False)  # its query may be signed
     hashes: dict[str, str]
     size: int | None
     file_hashes: dict[str, str]
@@ -113,11 +117,19 @@ class Listings:
         url = urlunsplit(parts._replace(path=parts.path + METADATA_SUFFIX))
         return Wanted(target, project, url, dict(listed.metadata), None, dict(listed.hashes))
 
-    async def find_again(self, request: Request, wanted: Wanted) -> Wanted:
+    async def signed_again(self, request: Request, wanted: Wanted, refused: UpstreamFailed) -> Wanted | None:
+        """The same file under the URL that its page gives it now, when the one that was refused had a query: what
+        was signed there may have expired. None when there is no other URL to try."""
+        if refused.upstream_status not in _PAST_ITS_TIME or not urlsplit(wanted.url).query:
+            return None
+        again = await self.find_again(request, wanted, whole=True)
+        return again if again.url != wanted.url else None
+
+    async def find_again(self, request: Request, wanted: Wanted, *, whole: bool = False) -> Wanted:
         """What the page says now of a file whose body was not what the page had said: it may have been replaced."""
         target = wanted.target
         try:
-            manifest = await self._pages.look(target.index, wanted.project, request)
+            manifest = await self._pages.look(target.index, wanted.project, request, whole=whole)
         except UpstreamFailed:
             return wanted
         listed = manifest.get(target.location) if manifest is not None else None

@@ -15,6 +15,7 @@ import pytest
 
 from proxy import __version__, cli
 from proxy.directory import claim, release
+from tests.harness.certificates import pair
 from tests.harness.server import ProxyServer, clean_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +125,7 @@ def test_check_says_what_would_be_served(config: Path, capsys: pytest.CaptureFix
     said, complaints = capsys.readouterr()
     assert complaints == ""
     assert "http://127.0.0.1:0/simple" in said
-    assert "internal: http://127.0.0.1:1/simple/\n" in said
+    assert "internal: http://127.0.0.1:1/simple/, credentials: none\n" in said
     assert "b at /index/b/simple: https://example.com/ through http://127.0.0.1:3128, private networks" in said
     assert "only what is cached" in said
     assert f"{config.parent / 'cache'} (will be made)" in said
@@ -136,7 +137,7 @@ def test_check_says_what_would_be_served(config: Path, capsys: pytest.CaptureFix
 def test_check_of_the_defaults_names_pypi(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a file there is still something to serve."""
     assert cli.main(["check"]) == 0
-    assert re.search(r"^index +pypi: https://.*/simple/$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^index +pypi: https://.*/simple/, credentials: none$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_check_puts_ipv6_in_brackets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +145,38 @@ def test_check_puts_ipv6_in_brackets(config: Path, capsys: pytest.CaptureFixture
     config.write_text(config.read_text().replace("port = 0", 'host = "::1"'))
     assert cli.main(["check", "--config", str(config)]) == 0
     assert "http://[::1]:3143/simple" in capsys.readouterr().out
+
+
+def test_check_says_where_it_would_listen(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every address, the socket, the certificate, what stands in front; and how each index is asked, but no secret."""
+    made = pair(config.parent / "pem")
+    secret = config.parent / "secret"
+    secret.write_text("hunter2-canary")
+    server = f'''host = ["127.0.0.1", "::1"]
+unix_socket = "{config.parent / "socket"}"
+tls_cert = "{made.certificate}"
+tls_key = "{made.key}"
+public_url = "https://example.com/pypi/"
+trusted_proxies = ["127.0.0.1", "unix"]
+'''
+    text = config.read_text().replace("port = 0", server)
+    text += f'username = "reader"\npassword_file = "{secret}"\nmissing_status = [403]\n'
+    text += f'[[index]]\nname = "b"\nurl = "https://example.com"\ntoken_file = "{secret}"\n'
+    config.write_text(text)
+    assert cli.main(["check", "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "address    https://127.0.0.1:3143/simple\n",
+        "address    https://[::1]:3143/simple\n",
+        f"address    {config.parent / 'socket'} (http)\n",
+        f"tls        certificate {made.certificate}, key {made.key}\n",
+        "public     https://example.com/pypi/simple\n",
+        "trusts     X-Forwarded-* from 127.0.0.1/32, unix\n",
+        f"/simple/, credentials: Basic as reader, from {secret}, 403 means missing\n",
+        f"https://example.com/, credentials: bearer token, from {secret}\n",
+    ):
+        assert line in said
+    assert "hunter2" not in said
 
 
 def test_check_names_the_process_that_holds_the_cache(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +313,7 @@ def test_flags_reach_the_settings() -> None:
     assert cli.flags(parse(["serve"])) == {}
     given = parse(["serve", "--host", "::", "--port", "1", "--cache-dir", "c", "--offline"])
     assert cli.flags(given) == {
-        "server": {"host": "::", "port": "1"},
+        "server": {"host": ["::"], "port": "1"},
         "cache": {"dir": "c"},
         "freshness": {"offline": True},
     }

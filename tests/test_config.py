@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from proxy import spelling
-from proxy.config import SECTIONS, Index, SettingError, Settings, _pypi_endpoint, load
+from proxy.config import SECTIONS, SettingError, Settings, _pypi_endpoint, load
+from proxy.sections import FROM_ENVIRONMENT, Index
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
@@ -41,7 +43,9 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
 
     def write(text: str) -> Path:
         path = tmp_path / "config.toml"
-        path.write_text(text)
+        secret = tmp_path / "secret"
+        secret.write_text("hidden\n")
+        path.write_text(text.replace("@SECRET_FILE@", str(secret)))
         return path
 
     return write
@@ -63,8 +67,9 @@ def test_example_loads_and_equals_the_defaults() -> None:
 
 
 def keys() -> list[tuple[str, str]]:
-    """Every key of every section."""
-    return [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
+    """Every key of every section that may stand in a file."""
+    every = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
+    return [(section, key) for section, key in every if section != "index" or key not in FROM_ENVIRONMENT]
 
 
 @pytest.mark.parametrize(("section", "key"), keys())
@@ -86,20 +91,29 @@ def test_example_has_no_other_keys() -> None:
 
 def test_example_index_works_when_its_marks_are_removed(written: Callable[[str], Path], tmp_path: Path) -> None:
     """The block for an index is right, too."""
-    authority = tmp_path / "example.pem"
+    authority, password, token = (tmp_path / name for name in ("example.pem", "password", "token"))
     trustme.CA().cert_pem.write_to_path(str(authority))
+    password.write_text("x")
+    token.write_text("x")
     block = EXAMPLE.read_text().split("# [[index]]\n")[1].split("\n\n\n")[0]
     lines = [line.removeprefix("#").removeprefix(" ") for line in block.splitlines()]
     table = "\n".join(["[[index]]", *(line for line in lines if " = " in line and not line.startswith("#"))])
-    settings = load(written(table.replace("/etc/ssl/example.pem", str(authority))))
-    (index,) = settings.index
-    assert set(tomllib.loads(table)["index"][0]) == set(Index.model_fields)
+    for name, path in (("ssl/example.pem", authority), ("pip-cache-proxy/internal.password", password)):
+        table = table.replace(f"/etc/{name}", str(path))
+    assert set(tomllib.loads(table)["index"][0]) == set(Index.model_fields) - FROM_ENVIRONMENT
+    # A name with a password, or a token: the block shows both, and says so.
+    basic, bearer = table.rpartition("\n")[0], f"{INDEX}{table.rpartition(chr(10))[2]}"
+    (index,) = load(written(basic)).index
     assert index == Index(
         name="internal",
         url="https://example.com/simple/",
         proxy="http://127.0.0.1:3128",
         ca_file=str(authority),
+        username="reader",
+        password_file=password,
     )
+    (index,) = load(written(bearer.replace("/etc/pip-cache-proxy/internal.token", str(token)))).index
+    assert index.token_file == token
 
 
 # --- defaults
@@ -108,7 +122,7 @@ def test_example_index_works_when_its_marks_are_removed(written: Callable[[str],
 def test_defaults_are_these() -> None:
     """The numbers that the README and the tests of other rooms rely on."""
     settings = load()
-    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 3143)
+    assert (settings.server.host, settings.server.port) == (("127.0.0.1",), 3143)
     assert settings.cache.dir.name == "pip-cache-proxy"
     assert settings.cache.dir.is_absolute()
     assert settings.cache.max_size == 20_000_000_000
@@ -197,7 +211,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(
     monkeypatch.setenv("PIPCACHEPROXY_SERVER__PORT", "2")
     monkeypatch.setenv("PIPCACHEPROXY_SERVER__DRAIN", "2s")
     server = load(config, {"server": {"port": "3"}}).server
-    assert (server.port, server.drain, server.host, server.allowed_hosts) == (3, 2.0, "::1", ())
+    assert (server.port, server.drain, server.host, server.allowed_hosts) == (3, 2.0, ("::1",), ())
 
 
 @pytest.mark.parametrize(
@@ -205,6 +219,10 @@ def test_flags_beat_environment_beats_file_beats_defaults(
     [
         ("PIPCACHEPROXY_SERVER__ALLOWED_HOSTS", "Example.com, b:1", "server", "allowed_hosts", ("example.com", "b:1")),
         ("PIPCACHEPROXY_SERVER__ALLOWED_HOSTS", '["a", "b"]', "server", "allowed_hosts", ("a", "b")),
+        ("PIPCACHEPROXY_SERVER__HOST", "127.0.0.1, ::1", "server", "host", ("127.0.0.1", "::1")),
+        ("PIPCACHEPROXY_SERVER__HOST", '["::"]', "server", "host", ("::",)),
+        ("PIPCACHEPROXY_SERVER__TRUSTED_PROXIES", "unix", "server", "trusted_proxies", ("unix",)),
+        ("PIPCACHEPROXY_SERVER__PUBLIC_URL", "http://A.example.com/b/", "server", "public_url", "http://a.example.com/b"),
         ("PIPCACHEPROXY_CACHE__MAX_SIZE", "1MiB", "cache", "max_size", 1_048_576),
         ("PIPCACHEPROXY_FRESHNESS__OFFLINE", "true", "freshness", "offline", True),
         ("PIPCACHEPROXY_LIMITS__WAITERS", "7", "limits", "waiters", 7),
@@ -252,6 +270,23 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         ("[server]\nhost = 1", "server.host", "expected text in quotes"),
         ('[server]\nhost = ""', "server.host", "expected a host name or an address"),
         ('[server]\nhost = "http://example.com"', "server.host", "expected a host name or an address"),
+        ("[server]\nhost = [1]", "server.host", "expected text in quotes"),
+        ('[server]\nhost = ["127.0.0.1", "a/b"]', "server.host", "expected a host name or an address"),
+        ("[server]\nhost = []", "server.host", "expected an address, or a unix_socket"),
+        ('[server]\nunix_socket = ""', "server.unix_socket", "expected the path of a socket"),
+        (f'[server]\nunix_socket = "/{"x" * 103}"', "server.unix_socket", "expected the path of a socket"),
+        ('[server]\ntls_cert = ""', "server.tls_cert", "expected a file in PEM"),
+        ('[server]\ntls_cert = "/nowhere/a"\ntls_key = "/nowhere/b"', "server.tls_cert", "cannot be read"),
+        (
+            f'[server]\ntls_cert = "{EXAMPLE}"\ntls_key = "{EXAMPLE}"',
+            "server.tls_key",
+            "expected a certificate and its key in PEM",
+        ),
+        ('[server]\npublic_url = "example.com"', "server.public_url", "expected the URL of this proxy"),
+        ('[server]\npublic_url = "https://example.com/?a"', "server.public_url", "expected the URL of this proxy"),
+        ('[server]\ntrusted_proxies = ["localhost"]', "server.trusted_proxies[0]", "expected addresses and networks"),
+        ('[server]\ntrusted_proxies = ["::1", "10.0.0.1/8"]', "server.trusted_proxies[1]", "expected addresses and"),
+        ("[server]\ntrusted_proxies = [1]", "server.trusted_proxies[0]", "expected addresses and networks"),
         ("[server]\nallowed_hosts = 1", "server.allowed_hosts", "expected a list"),
         ('[server]\nallowed_hosts = ["a", "b/c"]', "server.allowed_hosts[1]", "expected hosts as clients send them"),
         ('[server]\ndrain = "soon"', "server.drain", "expected a duration"),
@@ -273,7 +308,25 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         ('[index]\nname = "a"', "index", "expected a list of tables ([[index]])"),
         ("index = [1]", "index[0]", "expected a table"),
         ('[[index]]\nname = "a"', "index[0].url", "is required"),
-        (f'{INDEX}password = "x"', "index[0].password", "unknown key"),
+        (f'{INDEX}password = "x"', "index[0].password", "is not taken from here: name a file that holds it"),
+        (f'{INDEX}token = "x"', "index[0].token", "is not taken from here: name a file that holds it"),
+        (f"{INDEX}token = 1", "index[0].token", "is not taken from here: name a file that holds it"),
+        (f'{INDEX}username = "x"', "index[0].username", "needs a password: set password_file"),
+        (f'{INDEX}username = ""', "index[0].username", "expected a user name"),
+        (f'{INDEX}username = "a:b"', "index[0].username", "expected a user name"),
+        (f'{INDEX}password_file = "@SECRET_FILE@"', "index[0].username", "is required with a password"),
+        (f'{INDEX}password_file = "/nowhere/p"', "index[0].password_file", "expected a readable file that holds"),
+        (f'{INDEX}token_file = "{ROOT}"', "index[0].token_file", "expected a readable file that holds the secret"),
+        (f'{INDEX}token_file = "a\\u0000b"', "index[0].token_file", "expected a readable file that holds the secret"),
+        (
+            f'{INDEX}username = "x"\ntoken_file = "@SECRET_FILE@"',
+            "index[0].username",
+            "expected either a username or a token",
+        ),
+        (f"{INDEX}missing_status = 403", "index[0].missing_status", "expected a list of statuses"),
+        (f"{INDEX}missing_status = [500]", "index[0].missing_status", "expected statuses from 400 to 499"),
+        (f"{INDEX}missing_status = [true]", "index[0].missing_status", "expected statuses from 400 to 499"),
+        (f"{INDEX}missing_status = [429]", "index[0].missing_status", "expected none of 408, 425 and 429"),
         (f"{INDEX}{INDEX}", "index", "expected a different name for every index"),
         (INDEX.replace('"a"', '"A"'), "index[0].name", "expected lower-case letters"),
         (INDEX.replace('"a"', '"-a"'), "index[0].name", "expected lower-case letters"),
@@ -385,6 +438,14 @@ SECRET = "hunter2-canary"
         f'[[index]]\nname = "a"\nurl = ["{SECRET}"]',
         f'{INDEX}proxy = "http://me:{SECRET}@127.0.0.1:3128"',
         f'{INDEX}password = "{SECRET}"',
+        f'{INDEX}token = "{SECRET}"',
+        f'{INDEX}username = "{SECRET}"',
+        f'{INDEX}username = "me:{SECRET}"',
+        f'{INDEX}token_file = "/nowhere/{SECRET}"',
+        f'{INDEX}missing_status = ["{SECRET}"]',
+        f'[server]\ntls_key = "{SECRET}"',
+        f'[server]\npublic_url = "https://me:{SECRET}@example.com"',
+        f'[server]\ntrusted_proxies = ["{SECRET}"]',
         f'[server]\nhost = "me:{SECRET}@example.com"',
         f'[server]\nport = "{SECRET}"',
         f'[log]\nformat = "{SECRET}"',
@@ -400,6 +461,142 @@ def test_no_value_is_ever_repeated(written: Callable[[str], Path], monkeypatch: 
     assert SECRET not in str(mistake())
     monkeypatch.setenv("PIPCACHEPROXY_INDEX", f'[{{"{SECRET}')
     assert SECRET not in str(mistake())
+
+
+# --- the secrets of an index, and its statuses
+
+
+def basic(monkeypatch: pytest.MonkeyPatch, name: str = "A", password: str = SECRET) -> None:
+    """Credentials of the index of that name, in capitals, in the environment."""
+    monkeypatch.setenv(f"PIPCACHEPROXY_INDEX_{name}_USERNAME", "reader")
+    monkeypatch.setenv(f"PIPCACHEPROXY_INDEX_{name}_PASSWORD", password)
+
+
+def test_secrets_of_an_index_come_from_the_environment(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each index has variables of its own name; nothing that shows settings shows what is in them."""
+    second = INDEX.replace('"a"', '"my-own.index_2"')
+    basic(monkeypatch)
+    monkeypatch.setenv("PIPCACHEPROXY_INDEX_MY_OWN_INDEX_2_TOKEN", f"{SECRET}-2")
+    settings = load(written(INDEX + second))
+    first, other = settings.index
+    assert first.password is not None
+    assert other.token is not None
+    assert (first.username, first.password.get_secret_value(), first.token) == ("reader", SECRET, None)
+    assert (other.username, other.password, other.token.get_secret_value()) == (None, None, f"{SECRET}-2")
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()} {first!r}"
+
+
+def test_secrets_reach_an_index_that_the_environment_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole tables and their secrets may all be variables, as in a container."""
+    monkeypatch.setenv("PIPCACHEPROXY_INDEX", ENVIRONMENT_INDEX)
+    basic(monkeypatch)
+    (index,) = load().index
+    assert index.password is not None
+    assert (index.username, index.password.get_secret_value()) == ("reader", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("variables", "key", "message"),
+    [
+        ({"INDEX_B_TOKEN": SECRET}, "PIPCACHEPROXY_INDEX_B_TOKEN", "belongs to no index"),
+        ({"INDEX_PYPI_TOKEN": SECRET}, "PIPCACHEPROXY_INDEX_PYPI_TOKEN", "belongs to no index"),
+        ({"INDEX_C_D_TOKEN": SECRET}, "PIPCACHEPROXY_INDEX_C_D_TOKEN", "belongs to more than one index"),
+        ({"INDEX_A_TOKEN": ""}, "index[0].token", "expected one line of text (PIPCACHEPROXY_INDEX_A_TOKEN)"),
+        ({"INDEX_A_TOKEN": f"{SECRET}\n"}, "index[0].token", "expected one line of text (PIPCACHEPROXY_INDEX_A_TOKEN)"),
+        ({"INDEX_A_USERNAME": f"{SECRET}:"}, "index[0].username", "expected a user name on one line, without a colon"),
+        ({"INDEX_A_USERNAME": SECRET}, "index[0].username", "needs a password"),
+        ({"INDEX_A_PASSWORD": SECRET}, "index[0].username", "is required with a password"),
+        ({"INDEX_A_TOKEN": SECRET, "INDEX_A_USERNAME": "x"}, "index[0].username", "expected either a username"),
+        ({"INDEX_A_SECRET": SECRET}, "PIPCACHEPROXY_INDEX_A_SECRET", "unknown variable"),
+        ({"INDEX": '[{"name": "x", "url": "https://example.com/", "token": "hunter2-canary"}]'},
+         "index[0].token", "is not taken from here"),
+        ({"INDEX": "[", "INDEX_A_TOKEN": SECRET}, "index", "expected a list in JSON"),
+        ({"INDEX": "{}", "INDEX_A_TOKEN": SECRET}, "index", "expected a list of tables"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_secret_names_its_variable_or_key(
+    written: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: Mapping[str, str],
+    key: str,
+    message: str,
+) -> None:
+    """A secret that nobody would use is noticed, and never repeated."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PIPCACHEPROXY_{name}", value)
+    error = mistake(written("".join(INDEX.replace('"a"', f'"{name}"') for name in ("a", "c-d", "c.d"))))
+    assert (error.key, error.message.startswith(message)) == (key, True), error
+    assert SECRET not in str(error)
+
+
+def test_the_environment_comes_before_the_file_of_a_secret(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may be there: the variable is the one that counts, as for every key."""
+    basic(monkeypatch)
+    (index,) = load(written(f'{INDEX}password_file = "@SECRET_FILE@"')).index
+    assert index.password is not None
+    assert index.password_file is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("[]", (404, 410)), ("[404, 403]", (403, 404, 410)), ("[410, 401]", (401, 404, 410)), ('"403"', (403, 404, 410))],
+)
+def test_statuses_that_mean_missing(written: Callable[[str], Path], said: str, meant: tuple[int, ...]) -> None:
+    """404 and 410 always do."""
+    (index,) = load(written(f"{INDEX}missing_status = {said}")).index
+    assert index.missing_status == meant
+
+
+# --- the certificate
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate and its key."""
+    issued = trustme.CA().issue_cert("localhost")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return certificate, key
+
+
+def tls(certificate: Path, key: Path) -> str:
+    """A file of settings with this pair."""
+    return f'[server]\ntls_cert = "{certificate}"\ntls_key = "{key}"\n'
+
+
+def test_a_certificate_and_its_key(written: Callable[[str], Path], pem: tuple[Path, Path]) -> None:
+    """A pair that fits is taken, by its absolute paths."""
+    server = load(written(tls(*pem))).server
+    assert (server.tls_cert, server.tls_key) == pem
+
+
+@pytest.mark.parametrize(("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+def test_half_a_pair(written: Callable[[str], Path], given: str, missing: str) -> None:
+    """Serving plain http after all would be a surprise: the other half is asked for."""
+    error = mistake(written(f'[server]\n{given} = "/nowhere/a.pem"'))
+    assert str(error) == f"server.{missing}: is required with {given}"
+
+
+def test_a_certificate_with_the_key_of_another(written: Callable[[str], Path], pem: tuple[Path, Path]) -> None:
+    """The usual slip of a renewal is found at start, not by the first client."""
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(str(pem[1]))
+    config = written(tls(*pem))
+    error = mistake(config)
+    assert str(error) == f"server.tls_key: does not belong to the certificate in tls_cert (in {config})"
+
+
+def test_a_key_with_a_password_does_not_ask_for_it(written: Callable[[str], Path], pem: tuple[Path, Path]) -> None:
+    """A service has no terminal: it says so instead of waiting for one."""
+    loaded = serialization.load_pem_private_key(pem[1].read_bytes(), None)
+    shape, secret = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(SECRET.encode())
+    pem[1].write_bytes(loaded.private_bytes(serialization.Encoding.PEM, shape, secret))
+    error = mistake(written(tls(*pem)))
+    assert (error.key, "without a password" in error.message) == ("server.tls_key", True)
 
 
 # --- spellings
@@ -483,6 +680,14 @@ PARSERS: list[Callable[[str], object]] = [
     spelling.parse_port,
     spelling.parse_count,
     spelling.parse_host,
+    spelling.parse_hosts,
+    spelling.parse_public_url,
+    spelling.parse_trusted_proxy,
+    spelling.parse_missing_status,
+    spelling.parse_username,
+    lambda text: spelling.parse_secret_file(Path(text)),
+    lambda text: spelling.parse_socket_path(Path(text)),
+    lambda text: spelling.parse_pem_file(Path(text)),
     spelling.parse_allowed_host,
     spelling.parse_index_name,
     spelling.parse_index_url,
@@ -571,6 +776,40 @@ def test_forward_proxy_urls() -> None:
 def test_hosts_to_listen_on(host: str, expected: str) -> None:
     """IPv6 with or without brackets."""
     assert spelling.parse_host(host) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("127.0.0.1", ("127.0.0.1",)),
+        ("127.0.0.1,[::1]", ("127.0.0.1", "::1")),
+        (["localhost", "::1", "localhost"], ("localhost", "::1")),
+        ([], ()),
+    ],
+)
+def test_several_hosts_to_listen_on(value: object, expected: tuple[str, ...]) -> None:
+    """A text, several in one, or a list; each once."""
+    assert spelling.parse_hosts(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1", "127.0.0.1/32"), ("10.0.0.0/8", "10.0.0.0/8"), ("::1", "::1/128"), ("FD00::/8", "fd00::/8"),
+     ("unix", "unix")],
+)  # fmt: skip
+def test_trusted_proxies(text: str, expected: str) -> None:
+    """Addresses and networks of both families, and those who may open the socket."""
+    assert str(spelling.parse_trusted_proxy(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("https://Example.com", "https://example.com"), ("http://[::1]:3143/", "http://[::1]:3143"),
+     ("https://example.com/PyPI//", "https://example.com/PyPI")],
+)  # fmt: skip
+def test_public_urls(url: str, expected: str) -> None:
+    """With a path, and without its final slash."""
+    assert spelling.parse_public_url(url) == expected
 
 
 def test_paths_are_absolute_with_home_expanded(

@@ -74,6 +74,12 @@ def test_unit_runs_the_command_as_it_is() -> None:
     assert arguments == ["serve", "--config", "/etc/pip-cache-proxy/config.toml", "--cache-dir", "${CACHE_DIRECTORY}"]
 
 
+def test_unit_reloads_with_the_signal_that_the_server_knows() -> None:
+    """A renewed certificate needs no restart, and the local socket has a directory."""
+    assert unit()["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert unit()["RuntimeDirectory"] == ["pip-cache-proxy"]
+
+
 def test_unit_does_not_restart_what_cannot_mend() -> None:
     """A bad setting and another owner need a person."""
     (codes,) = unit()["RestartPreventExitStatus"]

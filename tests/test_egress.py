@@ -293,6 +293,15 @@ def test_where_a_location_leads(location: bytes, expected: str) -> None:
     assert egress.follow(egress.parse("https://example.com/simple/six"), location).url == expected
 
 
+@pytest.mark.parametrize(
+    "location", [b"http://[", b"https://[example.com/x", b"//[::1/x", b"https://]/", b"http://[x]/"]
+)
+def test_a_location_that_leads_nowhere(location: bytes) -> None:
+    """Whatever an upstream writes there is its failure, never one of ours."""
+    with pytest.raises(UpstreamFailed):
+        egress.follow(egress.parse("https://example.com/simple/six"), location)
+
+
 HTTPS = "https://index.example.com/simple/"
 HTTP = "http://index.example.com/simple/"
 

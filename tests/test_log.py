@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.config import Log
 from proxy.events import Event
 from proxy.log import FIELD_LIMIT, LEVELS, JsonLines, TextLines, access_log, clean, clean_line, set_up, start_line
+from proxy.sections import Log
 
 FORMATS = ("text", "json")
 # Surrogates are what aiohttp makes of bytes that are no UTF-8.

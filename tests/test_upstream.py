@@ -22,6 +22,7 @@ import trustme
 from proxy import __version__
 from proxy.connections import Budget
 from proxy.core.messages import Head
+from proxy.credentials import Basic, Bearer, Kept, Word, read_token
 from proxy.errors import UpstreamFailed
 from proxy.replies import Reply
 from proxy.unpacking import read_body
@@ -405,9 +406,9 @@ PROTOCOL_ERRORS = {
 
 @pytest.mark.parametrize("name", PROTOCOL_ERRORS)
 async def test_a_protocol_error_is_asked_again_once(serve: Serve, ask: Ask, name: str) -> None:
-    """Twice wrong is a 502, wrong and then right is an answer."""
+    """Twice wrong is a 503, for it may pass; wrong and then right is an answer."""
     responder = await serve(PROTOCOL_ERRORS[name])
-    assert (await failing(ask(responder.url()), responder.url())).status == 502
+    assert (await failing(ask(responder.url()), responder.url())).status == 503
     assert len(responder.requests) == 2
     responder = await serve(PROTOCOL_ERRORS[name], OK)
     assert (await fetch(ask(responder.url()), responder.url()))[1] == b"ok"
@@ -445,11 +446,11 @@ async def test_a_stalled_body(serve: Serve, ask: Ask) -> None:
     assert (failure.status, failure.because) == (503, "the body came to a stop")
 
 
-def trickle(count: int) -> Conversation:
+def trickle(count: int, piece: bytes = b"x") -> Conversation:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(head(f"Content-Length: {count}"))
+        writer.write(head(f"Content-Length: {count * len(piece)}"))
         for _ in range(count):
-            writer.write(b"x")
+            writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.05)
 
@@ -457,11 +458,41 @@ def trickle(count: int) -> Conversation:
 
 
 async def test_a_trickled_page_and_a_trickled_file(serve: Serve, ask: Ask) -> None:
-    """``total`` ends a page that never stops; a file may take its time as long as bytes come."""
-    responder = await serve(trickle(20))
+    """``total`` ends a page that never stops; a file may take its time as long as bytes come, of which less than
+    1 KiB/s over ``idle`` seconds are none."""
+    piece = bytes(1000)
+    responder = await serve(trickle(20, piece), trickle(20, piece), trickle(200))
     upstream = ask(responder.url(), budget=Budget(total=0.3), files=Budget(idle=0.5))
     assert (await failing(upstream, responder.url())).status == 503
-    assert (await fetch(upstream, responder.url(), pool="file"))[1] == b"x" * 20
+    assert (await fetch(upstream, responder.url(), pool="file"))[1] == piece * 20
+    with pytest.raises(UpstreamFailed) as caught:
+        await fetch(upstream, responder.url(), pool="file")
+    assert (caught.value.status, caught.value.because) == (503, "the body came to a stop")
+
+
+async def test_time_that_we_do_not_read_is_not_the_upstreams(serve: Serve, ask: Ask) -> None:
+    """A few bytes that lie ready came in time, however late we read them."""
+    done = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head())
+        for _ in range(16):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        done.set()
+        await go_on.wait()
+        writer.close()
+
+    go_on = asyncio.Event()
+    responder = await serve(answer)
+    upstream = ask(responder.url(), files=Budget(idle=0.5))
+    async with upstream.open("test", responder.url(), pool="file", headers={}) as reply:
+        received = await anext(reply.chunks)
+        await asyncio.wait_for(done.wait(), PATIENCE)
+        received += await anext(reply.chunks)
+        go_on.set()
+        assert received + b"".join([chunk async for chunk in reply.chunks]) == b"x" * 16
 
 
 async def test_no_head_in_time(serve: Serve, ask: Ask) -> None:
@@ -604,6 +635,57 @@ async def test_credentials_go_to_their_own_origin(serve: Serve, ask: Ask) -> Non
     responder = await serve(moved("/b"), moved(other.url()))
     await fetch(ask(responder.url()), responder.url(), headers={"Authorization": "Basic eDp5"})
     assert [b"Basic eDp5" in request for request in responder.requests + other.requests] == [True, True, False]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("pool", ["page", "file"])
+async def test_an_index_is_shown_its_own_credentials(serve: Serve, ask: Ask, pool: str, method: str) -> None:
+    """On every request to its origin, also after a redirect within; not where it redirects to, nor on a URL of
+    another origin that a page names; and never another index's."""
+    empty = head("Content-Length: 0")
+    other = await serve(empty)
+    there = [head(f"Location: {url}", "Content-Length: 0", status="302 F") for url in ("/b", other.url())]
+    responder = await serve(*there, empty)
+    site = Site("test", responder.url("/simple/"), credentials=Basic("reader", Word("secret")))
+    upstream = ask(site, Site("plain", responder.url("/simple/")))
+    for index, url in (("test", responder.url()), ("test", other.url()), ("plain", responder.url())):
+        options = {"index": index, "pool": pool, "headers": {"Range": "bytes=0-1"}, "method": method}
+        assert (await fetch(upstream, url, **options))[0].head.status == 200
+    shown = [b"authorization: Basic cmVhZGVyOnNlY3JldA==\r\n" in request for request in responder.requests]
+    assert shown == [True, True, False]
+    assert [b"authorization" in request.lower() for request in other.requests] == [False, False]
+
+
+async def test_another_origin_cannot_borrow_credentials(serve: Serve, ask: Ask) -> None:
+    """Where it redirects to the index's own origin, we come as anybody."""
+    responder = await serve(OK)
+    other = await serve(moved(responder.url("/secret")))
+    site = Site("test", responder.url("/simple/"), credentials=Basic("reader", Word("secret")))
+    await fetch(ask(site), other.url())
+    assert responder.paths() == ["/secret"]
+    assert b"authorization" not in responder.requests[0].lower()
+
+
+async def test_credentials_that_nobody_can_read(serve: Serve, ask: Ask, tmp_path: Path) -> None:
+    """Nothing is sent then: an index that wants credentials is not asked without."""
+    responder = await serve(OK)
+    kept = Kept(tmp_path / "none", read_token)
+    failure = await failing(ask(Site("test", responder.url(), credentials=Bearer(kept))), responder.url())
+    assert (failure.because, failure.status) == ("the credentials of the index cannot be read", 502)
+    assert responder.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "missing", "seen"),
+    [("403 F", {403}, 404), ("403 F", set(), 403), ("401 U", {403}, 401), ("404 N", {403}, 404), ("410 G", {403}, 410)],
+)
+async def test_a_status_that_means_missing(serve: Serve, ask: Ask, status: str, missing: set[int], seen: int) -> None:
+    """What an operator lists becomes 404, on pages as on files."""
+    responder = await serve(body(b"<Error/>").replace(b"200 OK", status.encode()))
+    site = Site("test", responder.url(), missing=frozenset(missing))
+    for pool in ("page", "file"):
+        reply, _ = await fetch(ask(site), responder.url(), pool=pool)
+        assert reply.head.status == seen
 
 
 # --- the egress guard
@@ -885,12 +967,17 @@ async def test_https_through_a_forward_proxy(serve: Serve, ask: Ask, tls: ssl.SS
     responder = await serve(OK, tls=tls)
     forward = await serve(tunnel(responder))
     proxy = forward.url(host="u:p@127.0.0.1")
-    upstream = ask(Site("test", "https://example.com/simple/", proxy=proxy, ca_file=ca_file))
+    known = Basic("reader", Word("secret"))
+    site = Site("test", "https://example.com/simple/", proxy=proxy, ca_file=ca_file, credentials=known)
+    upstream = ask(site)
+    assert "u:p" not in repr(site)
     assert (await fetch(upstream, "https://example.com/x"))[1] == b"ok"
     assert forward.requests[0].startswith(b"CONNECT example.com:443 HTTP/1.1\r\n")
     assert f"user-agent: pip-cache-proxy/{__version__}\r\n".encode() in forward.requests[0].lower()
     assert b"python" not in forward.requests[0].lower()
-    assert b"authorization" not in responder.requests[0].lower()
+    assert b"cmVhZGVyOnNlY3JldA==" not in forward.requests[0]
+    assert responder.requests[0].count(b"uthorization: ") == 1
+    assert b"authorization: Basic cmVhZGVyOnNlY3JldA==\r\n" in responder.requests[0]
     failure = await failing(upstream, "https://example.org/x")
     assert failure.because == "no trusted TLS connection"
 

@@ -7,15 +7,14 @@ endpoint.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.fields import directives, parse_date, parse_seconds
+from proxy.core.fields import directives, parse_retry_after
 from proxy.core.freshness import Freshness, assess, grace, refreshed, storable, validators
-from proxy.core.lifetime import NEGATIVE
+from proxy.core.lifetime import NEGATIVE, older
 from proxy.core.messages import Entry, Head, Request, Rules
 from proxy.errors import ProxyError, Refused, UpstreamFailed
 
@@ -26,6 +25,7 @@ ACCESS_REFUSED = (401, 403, 407)
 # pip before 26.2 sends a bare max-age=0 with every index page: it says nothing of what the user wants.
 _PIP = re.compile(r"pip/([0-9]{1,4})\.([0-9]{1,4})")
 _PIP_THAT_CACHES = (26, 2)
+_MINUTES_AGO = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,13 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
     4. an error -> Fail with its own 502 or 503
     5. 304 to a condition of ours -> Refresh
     6. 404, 410 -> Keep for a short time
-    7. 200 and storable -> Keep
-    8. 200 -> Relay
-    9. 401, 403, 407 -> Fail 502, also with an entry: a refusal of access is an answer
-    10. entry usable -> Fallback
-    11. 5xx, 429 -> Fail 503
-    12. anything else (304 without a condition, 206, 3xx, other 4xx) -> Fail 502
+    7. 200 whose serial is lower than the entry's, entry usable -> Fallback: a mirror that lags, a page come back
+    8. 200 and storable -> Keep
+    9. 200 -> Relay
+    10. 401, 403, 407 -> Fail 502, also with an entry: a refusal of access is an answer
+    11. entry usable -> Fallback
+    12. 5xx, 429 -> Fail 503
+    13. anything else (304 without a condition, 206, 3xx, other 4xx) -> Fail 502
     """
     usable = entry is not None and _usable(entry, now, rules)
     if isinstance(outcome, Slow):
@@ -203,6 +204,8 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
         return Refresh("not modified", refreshed(entry.head, outcome))
     if outcome.status in NEGATIVE:
         return Keep("missing upstream", negative=True)
+    if outcome.status == 200 and entry is not None and usable and older(outcome, entry.head):
+        return Fallback("an older page than the one here")
     if outcome.status == 200:
         return Keep("storable") if storable(outcome, rules) else Relay("not storable")
     if outcome.status in ACCESS_REFUSED:
@@ -211,7 +214,15 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
     because = "upstream is overloaded or broken" if busy else "upstream answered out of turn"
     if usable:
         return Fallback(because)
-    return Fail(because, 503 if busy else 502, _polite(_retry_after(outcome, now)))
+    return Fail(because, 503 if busy else 502, _polite(parse_retry_after(outcome.header("retry-after"), now)))
+
+
+def doubtful(entry: Entry | None, outcome: Outcome, now: float) -> bool:
+    """Is it to be asked once more? A 404 is, for a page that was received or validated minutes ago: a mirror in the
+    middle of an update, one node of several that lags. The second answer is believed."""
+    if entry is None or entry.head.status in NEGATIVE or not isinstance(outcome, Head):
+        return False
+    return outcome.status in NEGATIVE and 0 <= now - entry.head.received_at < _MINUTES_AGO
 
 
 def _serve_offline(entry: Entry | None, now: float, rules: Rules) -> Serve | Refuse:
@@ -283,15 +294,5 @@ def _left(freshness: Freshness) -> int:
     return int(freshness.lifetime - freshness.age)
 
 
-def _retry_after(head: Head, now: float) -> int | None:
-    """Retry-After (RFC 9110 §10.2.3), delay or date, in seconds from ``now``; None: absent or malformed."""
-    value = head.header("retry-after")
-    seconds = parse_seconds(value)
-    date = parse_date(value, now)
-    return seconds if date is None else math.ceil(date - now)
-
-
 def _polite(retry_after: int | None) -> int:
-    if retry_after is None:
-        return RETRY_AFTER_DEFAULT
-    return min(max(1, retry_after), RETRY_AFTER_MOST)
+    return RETRY_AFTER_DEFAULT if retry_after is None else min(max(1, retry_after), RETRY_AFTER_MOST)

@@ -7,6 +7,7 @@ for "stale" or "no condition", so a malformed field costs a question to the upst
 from __future__ import annotations
 
 import calendar
+import math
 import re
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -72,6 +73,13 @@ def parse_seconds(value: str | None) -> int | None:
         return None
     digits = value.lstrip("0")
     return FOREVER if len(digits) > 10 else min(int(digits or "0"), FOREVER)
+
+
+def parse_retry_after(value: str | None, now: float) -> int | None:
+    """Retry-After (RFC 9110 §10.2.3), delay or date, in whole seconds from ``now``, negative for a past date; None
+    when absent or malformed."""
+    date = parse_date(value, now)
+    return parse_seconds(value) if date is None else math.ceil(date - now)
 
 
 def directives(value: str | None) -> Mapping[str, str | None]:

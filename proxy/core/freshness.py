@@ -34,8 +34,8 @@ from proxy.core.fields import (
     parse_date,
     parse_seconds,
 )
-from proxy.core.lifetime import UNSTORABLE, Said, current_age, lifetime, read
-from proxy.core.messages import Head, Headers, Rules
+from proxy.core.lifetime import SERIAL, UNSTORABLE, Said, current_age, lifetime, read, serial_of
+from proxy.core.messages import Head, Headers, Rules, kept_head
 from proxy.core.wishes import max_stale, shortening, wishes_of
 
 NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with any life added still a four-digit year
@@ -228,15 +228,18 @@ def refreshed(head: Head, not_modified: Head) -> Head:
     """The stored head with a 304 folded in (RFC 9111 §3.2, §4.3.4), and the 304's times.
 
     The fields that say what the stored body is stay its own: Content-*, and the validators unless the 304
-    names the same ETag. (Taking a foreign ETag would be for ever: the next question would ask for that
-    version, the next 304 confirm it, over the old body.) Date and Age say when *this* answer was made, so the
-    old ones go.
+    names the same ETag; a serial is not lowered. (Taking a foreign ETag would be for ever: the next question
+    would ask for that version, the next 304 confirm it, over the old body.) Date and Age say when *this* answer
+    was made, so the old ones go.
     """
     stored, said = read(head), read(not_modified)
     named = said.fields.get("connection", "").lower().split(",")
     excluded = NOT_UPDATED | {name.strip(" \t") for name in named}
     if not _same_tag(stored.fields.get("etag"), said.fields.get("etag")):
         excluded |= {"etag", "last-modified"}
+    # A lower one, or one that is no number, would let an older page replace this one.
+    if (serial := serial_of(head)) is not None and (serial_of(not_modified) or 0) < serial:
+        excluded |= {SERIAL}
     changes = {
         name: value for name, value in said.fields.items() if name not in excluded and not name.startswith("content-")
     }
@@ -244,7 +247,7 @@ def refreshed(head: Head, not_modified: Head) -> Head:
     question: Any = Question({})
     update: Any = View(not_modified.status, changes)
     _controller(Slot(View(head.status, lines))).update_cached_response(question, update)
-    return Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at)
+    return kept_head(Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at))
 
 
 def _controller(slot: Slot) -> CacheController:

@@ -15,6 +15,8 @@ from proxy.core.messages import Head, Headers, Rules
 DAY = 86_400.0
 
 NEGATIVE = frozenset({404, 410})
+SERIAL = "x-pypi-last-serial"
+_SERIAL_DIGITS = 18
 # RFC 9111 §3 for a shared cache: "the no-store cache directive is not present", "the private response
 # directive is either not present or allows a shared cache to store a modified response; see §5.2.2.7". We
 # modify nothing, so a qualified private counts like a bare one.
@@ -135,6 +137,19 @@ def stated_life(said: Said, names: Iterable[str], rules: Rules) -> tuple[int, st
         life = int((said.originated() - modified) * rules.heuristic_fraction)
         return max(0, min(life, int(rules.heuristic_cap))), "Last-Modified"
     return int(rules.default_ttl), "default_ttl"
+
+
+def serial_of(head: Head) -> int | None:
+    """How far the project had been counted up when this was said; None when it does not tell. PyPI counts every
+    change of a project in ``X-PyPI-Last-Serial``, and mirrors repeat it."""
+    value = read(head).fields.get(SERIAL, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= _SERIAL_DIGITS else None
+
+
+def older(head: Head, other: Head) -> bool:
+    """Does it say, by its serial, that it is older than the other?"""
+    one, two = serial_of(head), serial_of(other)
+    return one is not None and two is not None and one < two
 
 
 def response_headers(head: Head, now: float, rules: Rules) -> Headers:

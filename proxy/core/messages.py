@@ -47,6 +47,16 @@ class FileTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class JsonTarget:
+    """What the JSON API says of a project, or of one version of it; ``project`` is normalised, ``version`` as the
+    client spelled it, decoded."""
+
+    index: str
+    project: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A spelling we answer with a relative 301."""
 
@@ -60,7 +70,7 @@ class NotHere:
     because: str
 
 
-Target = ListTarget | PageTarget | FileTarget | Moved | NotHere
+Target = ListTarget | PageTarget | FileTarget | JsonTarget | Moved | NotHere
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,8 @@ class Request:
 
     ``headers`` has lower-case names and holds only those that can change the answer; a client's Authorization,
     Cookie and the like never get this far. ``wanted_format`` is the value of ``?format=``, None when absent.
-    ``path`` is the raw path as sent, for the log.
+    ``path`` is the raw path as sent, for the log. ``root`` is what the client put before it to reach us,
+    ``scheme://authority[/prefix]``; it is for links in an answer and reaches no key, no store and no upstream.
     """
 
     method: str
@@ -77,6 +88,7 @@ class Request:
     headers: Mapping[str, str]
     wanted_format: str | None = None
     path: str = ""
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +105,16 @@ class Head:
         return combined(self.headers, name)
 
 
-# What an upstream told us alone: nobody else may see it, so it is not kept.
+# What an upstream told us alone, and where a URL may be that is signed for us: nobody else may see it, so it is not
+# kept.
 _PERSONAL = {
     "authentication-info",
+    "content-location",
+    "link",
+    "location",
     "proxy-authenticate",
     "proxy-authentication-info",
+    "refresh",
     "set-cookie",
     "set-cookie2",
     "www-authenticate",
@@ -115,7 +132,7 @@ class Entry:
     """What is kept of one response: facts, no handles.
 
     ``head`` is the upstream's real head (a 304 has been folded into it). ``body`` says where the body is: for a
-    page its version (the hex sha256 of the decoded upstream body), for a file its path below the cache
+    page its version (a hex sha256 over what clients see of it), for a file its path below the cache
     directory. ``size`` and ``sha256`` describe the body as served (a page: as received, decoded). ``verified``
     is true when a hash listed by the page was checked.
     """

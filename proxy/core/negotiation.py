@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Literal
 
 JSON_V1 = "application/vnd.pypi.simple.v1+json"
 HTML_V1 = "application/vnd.pypi.simple.v1+html"
@@ -21,6 +22,9 @@ _ALIASES = {
 _OFFERED = (JSON_V1, HTML_V1, HTML)
 # A bare `*/*` is a person's browser or an old client: both read text/html.
 _OFFERED_TO_ANYONE = (HTML, JSON_V1, HTML_V1)
+
+Coding = Literal["", "gzip", "zstd"]
+"""What a body is coded in: the value of Content-Encoding, empty for none."""
 
 # A comma or semicolon inside a quoted string separates nothing (RFC 9110 §5.6.4).
 _ELEMENT = re.compile(r'(?:"(?:\\.|[^"\\])*+"|[^,"])++', re.DOTALL)
@@ -95,12 +99,19 @@ def accepts(accept: str | None, media_type: str) -> bool:
     return _quality(accept, media_type.partition(";")[0].strip().lower())[0] > 0.0
 
 
-def accepts_gzip(accept_encoding: str | None) -> bool:
-    """Whether a body may be sent gzip-coded (RFC 9110 §12.5.3).
+def coding_of(accept_encoding: str | None) -> Coding:
+    """The content coding to answer with (RFC 9110 §12.5.3): the one of the highest weight; zstd before gzip, and
+    both before identity, which counts only where it is named.
 
-    An absent field would allow any coding; the client that sends none mostly cannot decode, so it gets none.
+    An absent field would allow any coding; the client that sends none mostly cannot decode, so it gets identity.
+    So does one that takes none of ours. ``*`` means gzip: clients older than zstd say it, too.
     """
-    codings = _weighted(accept_encoding or "")
-    # §8.4.1.3: x-gzip is another name of gzip.
-    named = [weight for coding, weight in codings if coding in ("gzip", "x-gzip")]
-    return max(named or [weight for coding, weight in codings if coding == "*"], default=0.0) > 0.0
+    weighted = _weighted(accept_encoding or "")
+    named: dict[str, float] = {}
+    for name, weight in weighted:
+        name = "gzip" if name == "x-gzip" else name  # §8.4.1.3
+        named[name] = max(weight, named.get(name, 0.0))
+    zstd, gzip, identity = named.get("zstd", 0.0), named.get("gzip", named.get("*", 0.0)), named.get("identity", 0.0)
+    if zstd > 0.0 and zstd >= max(gzip, identity):
+        return "zstd"
+    return "gzip" if gzip > 0.0 and gzip >= identity else ""

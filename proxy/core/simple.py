@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -19,8 +19,8 @@ from proxy.core.urls import normalise_project
 from proxy.errors import MalformedPage
 
 DEPTH_LIMIT = 32
-_JSON_TYPES = {JSON_V1, "application/vnd.pypi.simple.latest+json", "application/json"}
-_HTML_TYPES = {HTML, HTML_V1, "application/vnd.pypi.simple.latest+html", "application/xhtml+xml"}
+JSON_TYPES = {JSON_V1, "application/vnd.pypi.simple.latest+json", "application/json"}
+HTML_TYPES = {HTML, HTML_V1, "application/vnd.pypi.simple.latest+html", "application/xhtml+xml"}
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 
 
@@ -34,7 +34,7 @@ class Listed:
     """
 
     filename: str
-    url: str
+    url: str = field(repr=False)  # its query may be signed
     hashes: Mapping[str, str]
     size: int | None = None
     upload_time: str | None = None
@@ -57,9 +57,9 @@ def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
     JSON, PEP 503 for HTML), or beyond the limits of 200,000 files and a nesting of 32, raises MalformedPage.
     """
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in _JSON_TYPES:
+    if media_type in JSON_TYPES:
         document = _read_json(body, url, project)
-    elif media_type in _HTML_TYPES:
+    elif media_type in HTML_TYPES:
         document = hypertext.read(body, url, project)
     else:
         raise MalformedPage("the page has a type that is no Simple API page")
@@ -82,14 +82,15 @@ def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
         raise MalformedPage("the page is of another project")
     if len(files) > hypertext.FILES_LIMIT:
         raise MalformedPage("the page lists too many files")
-    if _deeper_than(document, DEPTH_LIMIT):
+    if deeper_than(document, DEPTH_LIMIT):
         raise MalformedPage("the page is nested too deeply")
     document["files"] = [file for file in files if _made_absolute(file, url)]
     return document
 
 
-def _deeper_than(value: Any, limit: int) -> bool:
-    """Level by level, because a recursion could itself run too deep."""
+def deeper_than(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than ``limit`` deep; level by level, because a recursion could
+    itself run too deep."""
     level = [value]
     for _ in range(limit):
         level = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from proxy.core.messages import FileTarget, ListTarget, Moved, NotHere, PageTarget, Target
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Target
 
 METADATA_SUFFIX = ".metadata"
 NAME_LIMIT = 255
@@ -19,6 +19,9 @@ NAME_LIMIT = 255
 
 # PEP 508, names: ASCII letters, digits and ``._-``, beginning and ending with a letter or digit.
 _PROJECT = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE | re.ASCII)
+# All that PEP 440 lets stand in a version, and in those that came before it: nothing that could leave its segment.
+_VERSION = re.compile(r"[A-Z0-9][A-Z0-9.!+_-]{0,99}", re.IGNORECASE | re.ASCII)
+_INDEX_END = "/simple/"
 # Most URLs: nothing in them can be spelled in another way. The way around saves seconds on the largest pages.
 _PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+)")
 # Escapes that the front gate refuses in a request; in a link they are escaped once more.
@@ -51,16 +54,33 @@ def normalise_project(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def is_project(name: str) -> bool:
+    """Whether PEP 508 allows it as a project's name."""
+    return _PROJECT.fullmatch(name) is not None
+
+
 def parse_target(raw_path: str, indexes: Collection[str], default: str) -> Target:
     """What a raw request path (no query) asks for; ``default`` is the index behind ``/simple/``."""
     segments = raw_path.split("/")[1:]
     match segments:
+        case ["simple", "pypi", raw, "json"]:
+            return _json(default, raw)
         case ["simple", *rest]:
             return _simple(rest, default, "../")
+        case ["index", name, "simple", "pypi", raw, "json"] if name in indexes:
+            return _json(name, raw)
         case ["index", name, "simple", *rest] if name in indexes:
             return _simple(rest, name, "../../../")
         case ["files", name, host, *path] if name in indexes and host and path and path[-1]:
             return _file(name, host, path)
+        case ["pypi", raw, "json"] | [raw, "json"]:
+            return _json(default, raw)
+        case ["pypi", raw, version, "json"]:
+            return _json(default, raw, version)
+        case ["index", name, "pypi", raw, "json"] | ["index", name, raw, "json"] if name in indexes:
+            return _json(name, raw)
+        case ["index", name, "pypi", raw, version, "json"] if name in indexes:
+            return _json(name, raw, version)
         case _:
             return NotHere("no such path")
 
@@ -83,6 +103,30 @@ def _simple(rest: list[str], index: str, up: str) -> Target:
     if len(rest) == 1 or raw != project:
         return Moved(moved.format(project))
     return PageTarget(index, project, f"{up}../")
+
+
+def _json(index: str, raw: str, raw_version: str | None = None) -> Target:
+    """Everything below ``pypi/``, and what pip-tools makes of an index URL: ``<base>/<name>/json``, where the base
+    is all before its final ``simple``. Its releases up to 7.5 join ``pypi/<name>/json`` to the URL as it is spelled:
+    that is below ``simple/`` for whoever ends it with a slash."""
+    name, version = unquote(raw), None if raw_version is None else unquote(raw_version)
+    if not _PROJECT.fullmatch(name):
+        return NotHere("not a project name")
+    if version is not None and not _VERSION.fullmatch(version):
+        return NotHere("not a version")
+    project = normalise_project(name)
+    if raw == project:
+        return JsonTarget(index, project, version)
+    return Moved(f"../{project}/json" if version is None else f"../../{project}/{quote(version, safe='!+')}/json")
+
+
+def json_url(index_url: str, target: JsonTarget) -> str | None:
+    """Where an index keeps its JSON API: its URL with the final ``/simple/`` replaced by ``/pypi/``; None when the
+    URL (which has a final slash) does not end so."""
+    if not index_url.endswith(_INDEX_END):
+        return None
+    version = "" if target.version is None else f"/{quote(target.version, safe='!+')}"
+    return f"{index_url.removesuffix(_INDEX_END)}/pypi/{target.project}{version}/json"
 
 
 def _file(index: str, host: str, path: list[str]) -> Target:
@@ -215,9 +259,14 @@ def listing_key(index: str, project: str) -> str:
     return f"listing|{index}|{project}"
 
 
+def json_key(target: JsonTarget) -> str:
+    """The store key of a JSON API document's head; its body has a key that begins with it."""
+    return f"json|{target.index}|{target.project}|{target.version or ''}"
+
+
 def list_key(index: str) -> str:
     """The store key of an index's project list."""
-    return f"list|{index}"
+    return f"projects|{index}"
 
 
 def file_key(target: FileTarget, pin: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -17,11 +18,17 @@ from proxy.core.messages import CacheStatus
 from proxy.errors import ProxyError, Refused
 from proxy.events import Event, Observer
 from proxy.gateway import Gateway
+from proxy.web.forwarded import UNIX, Front
 from proxy.web.gate import admit
 from proxy.web.problems import problem
 from proxy.web.translate import Sender, Sent, reset, translated
 
 _log = logging.getLogger("proxy.web")
+_LOOK_AGAIN = 0.05
+_WRITE_AHEAD = 64 * 1024
+"""Bytes that may wait in the process for one client; asyncio's own default for plain connections."""
+NO_FRONT = Front()
+"""Nobody is trusted to speak for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Door:
         indexes: Collection[str],
         default: str,
         hosts: Collection[str],
+        front: Front,
         observers: Collection[Observer],
     ) -> None:
         self._gateway = gateway
@@ -52,6 +60,7 @@ class Door:
         self._indexes = indexes
         self._default = default
         self._hosts = hosts
+        self._front = front
         self._observers = observers
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -91,13 +100,15 @@ class Door:
 
     async def _answer(self, incoming: web.BaseRequest) -> Answer:
         admit(incoming.method, incoming.raw_path, incoming.version, incoming.headers, self._hosts)
-        match incoming.raw_path.partition("?")[0]:
+        match path := incoming.raw_path.partition("?")[0]:
             case "/healthz":
                 return _plain(200, {"status": "alive"}, "the process answers")
             case "/readyz":
                 return self._readiness()
             case _:
-                return await self._gateway.answer(translated(incoming, self._indexes, self._default))
+                # Only the JSON API's documents name it, and finding it out costs as much as a warm look-up.
+                root = self._front.root(incoming) if path.endswith("/json") else ""
+                return await self._gateway.answer(translated(incoming, self._indexes, self._default, root))
 
     def _readiness(self) -> Answer:
         if not self._health.ready():
@@ -122,7 +133,7 @@ class Door:
             upstream_seconds=answer.upstream_seconds,
             collapsed=status.collapsed,
             aborted=sent.aborted,
-            client=incoming.remote or "",
+            client=self._front.client(incoming),
             request_id=request_id,
         )
         for observer in self._observers:
@@ -175,24 +186,65 @@ class Connection(web.RequestHandler):
 
 
 class Listener(web.Server):
-    """Makes connections, a bounded number at a time."""
+    """Makes connections, a bounded number at a time: in all, and from one address that ``front`` does not trust to
+    speak for many."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], object], *, connections_max: int, **kwargs: object) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], object],
+        *,
+        connections_max: int,
+        per_address_max: int | None = None,
+        front: Front = NO_FRONT,
+        **kwargs: object,
+    ) -> None:
         super().__init__(handler, **kwargs)  # type: ignore[arg-type]
         self._connections_max = connections_max
+        self._per_address_max = connections_max if per_address_max is None else per_address_max
+        self._front = front
+        self._peers: dict[web.RequestHandler, str] = {}
+        self._counts: Counter[str] = Counter()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Refuse a connection beyond the limit by closing it at once."""
+        """Refuse a connection beyond a limit by closing it at once."""
         super().connection_made(handler, transport)
-        if len(self.connections) > self._connections_max:
+        # TLS would let half a megabyte wait for each slow client.
+        transport.set_write_buffer_limits(_WRITE_AHEAD)
+        name = transport.get_extra_info("peername")
+        self._peers[handler] = peer = str(name[0]) if isinstance(name, tuple) else UNIX
+        self._counts[peer] += 1
+        crowded = self._counts[peer] > self._per_address_max and peer != UNIX and not self._front.trusts(peer)
+        if crowded or len(self.connections) > self._connections_max:
             transport.abort()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Its place is free."""
+        super().connection_lost(handler, exc)
+        if (peer := self._peers.pop(handler, None)) is not None:
+            self._counts[peer] -= 1
+            if not self._counts[peer]:
+                del self._counts[peer]
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for one more connection."""
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    async def flushed(self) -> None:
+        """Return once the system has taken all that was written for clients: it goes on sending when we are gone."""
+        # asyncio tells nobody when a buffer has run empty: only the protocol that writes, and only below a mark.
+        while any(_unsent(each.transport) for each in self.connections if each.transport is not None):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_AGAIN)
 
     def cut_all(self) -> None:
         """Reset every connection."""
         for connection in self.connections:
             if connection.transport is not None:
                 reset(connection.transport)
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes written that the system has not taken. asyncio's TLS transport counts its own only, not those of the
+    transport below, which it does not show."""
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    count = transport.get_write_buffer_size()
+    return count if below is None else count + int(below.get_write_buffer_size())

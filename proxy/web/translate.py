@@ -46,8 +46,9 @@ class Sent:
     aborted: bool = False
 
 
-def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str) -> Request:
-    """The request in our words. A query on a file is nothing we serve: files have none (and no tokens in them)."""
+def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str, root: str = "") -> Request:
+    """The request in our words; ``root`` is what its client put before the path. A query on a file is nothing we
+    serve: files have none (and no tokens in them)."""
     path, _, query = incoming.raw_path.partition("?")
     target = parse_target(path, indexes, default)
     if query and isinstance(target, FileTarget):
@@ -58,7 +59,7 @@ def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str
     wanted = _wanted_format(query)
     if isinstance(target, Moved) and wanted is not None:
         target = Moved(f"{target.location}?format={quote(wanted, safe='')}")
-    return Request(incoming.method, target, headers, wanted, path)
+    return Request(incoming.method, target, headers, wanted, path, root)
 
 
 def _wanted_format(query: str) -> str | None:
@@ -151,7 +152,8 @@ class Sender:
     ) -> None:
         """The bytes from ``offset`` to ``stop`` by sendfile, slice by slice, each under the stall timer."""
         loop = asyncio.get_running_loop()
-        native = True
+        # The kernel cannot encrypt: over TLS every slice goes through memory.
+        native = incoming.scheme == "http"
         while offset < stop:
             piece = await stream.beyond(offset)
             transport = incoming.transport

@@ -1,7 +1,7 @@
 """What aiohttp does at its simplest: ``python -m tests.bench.plain HOST PORT DIRECTORY``.
 
-``/page`` is ``page.gz`` of the directory, held in memory and sent as a web.Response; with If-None-Match it is a
-304. ``/files/{name}`` is a web.FileResponse.
+``/page/{coding}`` is ``page.{coding}`` of the directory, held in memory and sent as a web.Response; with
+If-None-Match it is a 304. ``/files/{name}`` is a web.FileResponse.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from pathlib import Path
 from aiohttp import web
 
 _ETAG = {"ETag": '"page"', "Vary": "Accept, Accept-Encoding", "Cache-Control": "max-age=600"}
-_PAGE = {"Content-Type": "application/vnd.pypi.simple.v1+json", "Content-Encoding": "gzip", **_ETAG}
+_PAGE = {"Content-Type": "application/vnd.pypi.simple.v1+json", **_ETAG}
 
 
 def application(directory: Path) -> web.Application:
     """The routes over that directory."""
-    place = directory / "page.gz"
-    body = place.read_bytes() if place.exists() else b""
+    bodies = {place.suffix.removeprefix("."): place.read_bytes() for place in directory.glob("page.*")}
 
     async def healthz(request: web.Request) -> web.StreamResponse:
         return web.Response(text="alive")
@@ -26,13 +25,15 @@ def application(directory: Path) -> web.Application:
     async def page(request: web.Request) -> web.StreamResponse:
         if "If-None-Match" in request.headers:
             return web.Response(status=304, headers=_ETAG)
-        return web.Response(body=body, headers=_PAGE)
+        coding = request.match_info["coding"]
+        return web.Response(body=bodies[coding], headers={**_PAGE, "Content-Encoding": coding})
 
     async def file(request: web.Request) -> web.StreamResponse:
         return web.FileResponse(directory / request.match_info["name"])
 
     served = web.Application()
-    served.add_routes([web.get("/healthz", healthz), web.get("/page", page), web.get("/files/{name}", file)])
+    paths = {"/healthz": healthz, "/page/{coding}": page, "/files/{name}": file}
+    served.add_routes([web.get(path, handler) for path, handler in paths.items()])
     return served
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.figures import Series, report, show
 from tests.bench.load import Result
 from tests.bench.servers import HOST, Server, plain, proxy
-from tests.harness.fetch import fetch
+from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution, blob, wheel
 from tests.harness.server import ROOT
@@ -21,7 +21,7 @@ from tests.harness.waiting import eventually
 _REPETITIONS = 5
 _SECONDS = 1.5
 _FILES_ON_PAGE = 100  # about 10 KB once compressed
-_PAGE_HEADERS = {"Accept": JSON_V1, "Accept-Encoding": "gzip"}
+_CODINGS = ("gzip", "zstd")
 _INDEX = "test"
 
 
@@ -43,24 +43,33 @@ def run(directory: Path) -> None:
     listed = [wheel("page", f"1.{minor}") for minor in range(_FILES_ON_PAGE)]
     small, big = wheel("small", padding=50_000), blob("big", size=200 * 10**6)
     with Upstream(*listed, small, big) as upstream, proxy(directory / "proxy", upstream) as ours:
-        page = fetch(f"{ours.url}/simple/page/", _PAGE_HEADERS)
         (directory / "plain").mkdir()
-        (directory / "plain" / "page.gz").write_bytes(page.body)
+        pages = [fetch(f"{ours.url}/simple/page/", _page_headers(coding)) for coding in _CODINGS]
+        for coding, page in zip(_CODINGS, pages, strict=True):
+            (directory / "plain" / f"page.{coding}").write_bytes(page.body)
         for file in (small, big):
             _warm(directory, ours, upstream, file)
         with plain(directory / "plain") as beside:
-            for case in _cases(upstream, small, big, page.headers["etag"], len(page.body)):
+            again = _page_case(_CODINGS[-1], pages[-1], pages[-1].headers["etag"])
+            for case in [*map(_page_case, _CODINGS, pages), again, *_cases(upstream, small, big)]:
                 _compare(case, ours, beside)
         now, most = ours.rss() / 10**6, ours.peak_rss() / 10**6
         show(f"{'memory, loaded':<34} {'':8}  proxy {now:.0f} MB, at most {most:.0f} MB")
 
 
-def _cases(upstream: Upstream, small: Distribution, big: Distribution, etag: str, size: int) -> list[Case]:
-    headers = tuple(f"{name}: {value}" for name, value in _PAGE_HEADERS.items())
-    path = "/simple/page/"
+def _page_headers(coding: str) -> dict[str, str]:
+    return {"Accept": JSON_V1, "Accept-Encoding": coding}
+
+
+def _page_case(coding: str, page: Fetched, etag: str | None = None) -> Case:
+    fields = _page_headers(coding) | ({"If-None-Match": etag} if etag is not None else {})
+    headers = tuple(f"{name}: {value}" for name, value in fields.items())
+    name = f"page, {len(page.body) / 1000:.0f} KB {coding}" if etag is None else "its 304"
+    return Case(name, "/simple/page/", f"/page/{coding}", headers, status=200 if etag is None else 304)
+
+
+def _cases(upstream: Upstream, small: Distribution, big: Distribution) -> list[Case]:
     return [
-        Case(f"page, {size / 1000:.0f} KB gzip", path, "/page", headers),
-        Case("its 304", path, "/page", (*headers, f"If-None-Match: {etag}"), status=304),
         Case(f"wheel, {small.size / 1000:.0f} KB", *_paths(upstream, small)),
         Case("wheel, 200 MB, 4 connections", *_paths(upstream, big), connections=4, megabytes=True),
     ]

@@ -25,6 +25,7 @@ from proxy.core.decide import (
     Serve,
     after_upstream,
     before_upstream,
+    doubtful,
     failure,
     refusal,
     seconds_left,
@@ -210,6 +211,15 @@ def fail(because: str, status: int, retry_after: int = 2) -> Fail:
 BROKEN = "upstream is overloaded or broken"
 ODD = "upstream answered out of turn"
 
+SERIAL = (("X-PyPI-Last-Serial", "100"),)
+COUNTED = entry(LIFE + 20, lines=SERIAL)
+
+
+def serial(number: int | str) -> Head:
+    """A page of that serial."""
+    return head(200, ("X-PyPI-Last-Serial", str(number)))
+
+
 AFTER = [
     # 1. slow, entry usable -> Fallback
     pytest.param("1", STALE, SLOW, Fallback("upstream is slow"), id="1-stale"),
@@ -250,44 +260,65 @@ AFTER = [
     pytest.param("6", STALE, head(410), Keep("missing upstream", negative=True), id="6-410"),
     pytest.param("6", FRESH, head(404, ("Cache-Control", "no-store")), Keep("missing upstream", negative=True),
                  id="6-no-store"),
-    # 7. 200 and storable -> Keep
-    pytest.param("7", None, head(), Keep("storable"), id="7-bare"),
-    pytest.param("7", STALE, head(200, ("Cache-Control", "no-cache")), Keep("storable"), id="7-no-cache"),
-    # 8. 200 -> Relay
-    pytest.param("8", None, head(200, ("Cache-Control", "no-store")), Relay("not storable"), id="8-no-store"),
-    pytest.param("8", STALE, head(200, ("Cache-Control", "private")), Relay("not storable"), id="8-private"),
-    # 9. 401, 403, 407 -> Fail 502, also with an entry
-    pytest.param("9", STALE, head(401), fail("upstream refuses access", 502), id="9-401"),
-    pytest.param("9", FRESH, head(403), fail("upstream refuses access", 502), id="9-403"),
-    pytest.param("9", None, head(407), fail("upstream refuses access", 502), id="9-407"),
-    # 10. entry usable -> Fallback
-    pytest.param("10", STALE, head(500), Fallback(BROKEN), id="10-500"),
-    pytest.param("10", STALE, head(503), Fallback(BROKEN), id="10-503"),
-    pytest.param("10", STALE, head(429), Fallback(BROKEN), id="10-429"),
-    pytest.param("10", STALE, head(302), Fallback(ODD), id="10-302"),
-    pytest.param("10", STALE, head(206), Fallback(ODD), id="10-206"),
-    pytest.param("10", NO_VALIDATOR, head(304), Fallback(ODD), id="10-304-never-asked-for"),
-    # 11. 5xx, 429 -> Fail 503
-    pytest.param("11", None, head(500), fail(BROKEN, 503), id="11-500"),
-    pytest.param("11", None, head(504), fail(BROKEN, 503), id="11-504"),
-    pytest.param("11", None, head(599), fail(BROKEN, 503), id="11-599"),
-    pytest.param("11", MUST, head(503), fail(BROKEN, 503), id="11-forbidden"),
-    pytest.param("11", GONE, head(503), fail(BROKEN, 503), id="11-fresh-404"),
-    pytest.param("11", None, head(429, ("Retry-After", "5")), fail(BROKEN, 503, 5), id="11-429-seconds"),
-    pytest.param("11", None, head(429, ("Retry-After", "3600")), fail(BROKEN, 503, 10), id="11-429-hour"),
-    pytest.param("11", None, head(429, ("Retry-After", "0")), fail(BROKEN, 503, 1), id="11-429-at-once"),
-    pytest.param("11", None, head(503, ("Retry-After", format_date(NOW + 4))), fail(BROKEN, 503, 4), id="11-date"),
-    pytest.param("11", None, head(503, ("Retry-After", format_date(NOW - 4))), fail(BROKEN, 503, 1), id="11-past"),
-    pytest.param("11", None, head(503, ("Retry-After", "soon")), fail(BROKEN, 503), id="11-malformed"),
-    pytest.param("11", None, head(503, ("Retry-After", "1.5")), fail(BROKEN, 503), id="11-no-integer"),
-    # 12. anything else -> Fail 502
-    pytest.param("12", None, head(304), fail(ODD, 502), id="12-304"),
-    pytest.param("12", None, head(206), fail(ODD, 502), id="12-206"),
-    pytest.param("12", None, head(204), fail(ODD, 502), id="12-204"),
-    pytest.param("12", None, head(301), fail(ODD, 502), id="12-301"),
-    pytest.param("12", None, head(400), fail(ODD, 502), id="12-400"),
-    pytest.param("12", OLD, head(451), fail(ODD, 502), id="12-451"),
-    pytest.param("12", None, head(600), fail(ODD, 502), id="12-600"),
+    # 7. 200 whose serial is lower than the entry's, entry usable -> Fallback
+    pytest.param("7", COUNTED, serial(99), Fallback("an older page than the one here"), id="7-lower"),
+    pytest.param("7", COUNTED, serial("099"), Fallback("an older page than the one here"), id="7-zeros"),
+    pytest.param("7", entry(60, lines=SERIAL), serial(0), Fallback("an older page than the one here"), id="7-fresh"),
+    pytest.param("7", COUNTED, head(200, ("Cache-Control", "no-store"), ("x-pypi-last-serial", "99")),
+                 Fallback("an older page than the one here"), id="7-not-storable"),
+    # 8. 200 and storable -> Keep
+    pytest.param("8", COUNTED, serial(100), Keep("storable"), id="8-same-serial"),
+    pytest.param("8", COUNTED, serial(101), Keep("storable"), id="8-higher-serial"),
+    pytest.param("8", COUNTED, head(), Keep("storable"), id="8-no-serial"),
+    pytest.param("8", COUNTED, serial(""), Keep("storable"), id="8-empty-serial"),
+    pytest.param("8", COUNTED, serial("-1"), Keep("storable"), id="8-negative-serial"),
+    pytest.param("8", COUNTED, serial("\u0661"), Keep("storable"), id="8-foreign-digits"),
+    pytest.param("8", COUNTED, serial("9" * 19), Keep("storable"), id="8-endless-serial"),
+    pytest.param("8", COUNTED, head(200, ("X-PyPI-Last-Serial", "9"), ("X-PyPI-Last-Serial", "9")), Keep("storable"),
+                 id="8-two-serials"),
+    pytest.param("8", STALE, serial(1), Keep("storable"), id="8-first-serial"),
+    pytest.param("8", None, serial(1), Keep("storable"), id="8-nothing-stored"),
+    pytest.param("8", entry(LIFE + 7 * DAY, lines=SERIAL), serial(1), Keep("storable"), id="8-lower-past-the-cap"),
+    pytest.param("8", entry(LIFE + 20, f"max-age={LIFE}, must-revalidate", SERIAL), serial(1), Keep("storable"),
+                 id="8-lower-and-no-stale-ones"),
+    pytest.param("8", entry(10, lines=SERIAL, status=404), serial(1), Keep("storable"), id="8-lower-than-a-404"),
+    pytest.param("8", None, head(), Keep("storable"), id="8-bare"),
+    pytest.param("8", STALE, head(200, ("Cache-Control", "no-cache")), Keep("storable"), id="8-no-cache"),
+    # 9. 200 -> Relay
+    pytest.param("9", None, head(200, ("Cache-Control", "no-store")), Relay("not storable"), id="9-no-store"),
+    pytest.param("9", STALE, head(200, ("Cache-Control", "private")), Relay("not storable"), id="9-private"),
+    # 10. 401, 403, 407 -> Fail 502, also with an entry
+    pytest.param("10", STALE, head(401), fail("upstream refuses access", 502), id="10-401"),
+    pytest.param("10", FRESH, head(403), fail("upstream refuses access", 502), id="10-403"),
+    pytest.param("10", None, head(407), fail("upstream refuses access", 502), id="10-407"),
+    # 11. entry usable -> Fallback
+    pytest.param("11", STALE, head(500), Fallback(BROKEN), id="11-500"),
+    pytest.param("11", STALE, head(503), Fallback(BROKEN), id="11-503"),
+    pytest.param("11", STALE, head(429), Fallback(BROKEN), id="11-429"),
+    pytest.param("11", STALE, head(302), Fallback(ODD), id="11-302"),
+    pytest.param("11", STALE, head(206), Fallback(ODD), id="11-206"),
+    pytest.param("11", NO_VALIDATOR, head(304), Fallback(ODD), id="11-304-never-asked-for"),
+    # 12. 5xx, 429 -> Fail 503
+    pytest.param("12", None, head(500), fail(BROKEN, 503), id="12-500"),
+    pytest.param("12", None, head(504), fail(BROKEN, 503), id="12-504"),
+    pytest.param("12", None, head(599), fail(BROKEN, 503), id="12-599"),
+    pytest.param("12", MUST, head(503), fail(BROKEN, 503), id="12-forbidden"),
+    pytest.param("12", GONE, head(503), fail(BROKEN, 503), id="12-fresh-404"),
+    pytest.param("12", None, head(429, ("Retry-After", "5")), fail(BROKEN, 503, 5), id="12-429-seconds"),
+    pytest.param("12", None, head(429, ("Retry-After", "3600")), fail(BROKEN, 503, 10), id="12-429-hour"),
+    pytest.param("12", None, head(429, ("Retry-After", "0")), fail(BROKEN, 503, 1), id="12-429-at-once"),
+    pytest.param("12", None, head(503, ("Retry-After", format_date(NOW + 4))), fail(BROKEN, 503, 4), id="12-date"),
+    pytest.param("12", None, head(503, ("Retry-After", format_date(NOW - 4))), fail(BROKEN, 503, 1), id="12-past"),
+    pytest.param("12", None, head(503, ("Retry-After", "soon")), fail(BROKEN, 503), id="12-malformed"),
+    pytest.param("12", None, head(503, ("Retry-After", "1.5")), fail(BROKEN, 503), id="12-no-integer"),
+    # 13. anything else -> Fail 502
+    pytest.param("13", None, head(304), fail(ODD, 502), id="13-304"),
+    pytest.param("13", None, head(206), fail(ODD, 502), id="13-206"),
+    pytest.param("13", None, head(204), fail(ODD, 502), id="13-204"),
+    pytest.param("13", None, head(301), fail(ODD, 502), id="13-301"),
+    pytest.param("13", None, head(400), fail(ODD, 502), id="13-400"),
+    pytest.param("13", OLD, head(451), fail(ODD, 502), id="13-451"),
+    pytest.param("13", None, head(600), fail(ODD, 502), id="13-600"),
 ]  # fmt: skip
 
 
@@ -308,6 +339,20 @@ def test_no_window_no_fallback() -> None:
     rules = Rules(stale_if_error=0)
     assert after_upstream(asking(), entry(LIFE), REFUSED, NOW, rules) == fail("no connection", 503)
     assert after_upstream(asking(), FRESH, REFUSED, NOW, rules) == Fallback("no connection")
+
+
+@pytest.mark.parametrize(
+    ("stored", "outcome", "expected"),
+    [
+        (entry(5), head(404), True), (entry(599), head(410), True), (entry(0), head(404), True),
+        (entry(600), head(404), False), (entry(-1), head(404), False), (None, head(404), False),
+        (GONE, head(404), False), (STALE, head(200), False), (STALE, head(304), False), (STALE, head(503), False),
+        (STALE, REFUSED, False), (STALE, SLOW, False),
+    ],
+)  # fmt: skip
+def test_doubtful(stored: Entry | None, outcome: Outcome, expected: bool) -> None:
+    """A 404 for a page that was good minutes ago is asked about once more, and nothing else is."""
+    assert doubtful(stored, outcome, NOW) is expected
 
 
 @pytest.mark.parametrize(

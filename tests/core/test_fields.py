@@ -16,6 +16,7 @@ from proxy.core.fields import (
     format_date,
     opaque_tag,
     parse_date,
+    parse_retry_after,
     parse_seconds,
 )
 
@@ -113,6 +114,18 @@ def test_dates_survive_a_round_trip(seconds: int) -> None:
 def test_reads_delta_seconds(value: str | None, expected: int | None) -> None:
     """RFC 9111 §1.2.2: digits and nothing else, too many of them are 2^31."""
     assert parse_seconds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None), ("soon", None), ("1.5", None), ("-1", None), ("0", 0), ("120", 120),
+        (format_date(IN_2026 + 7), 7), (format_date(IN_2026 - 7), -7), ("Sun, 06 Nov 1994 08:49:37 UTC", None),
+    ],
+)  # fmt: skip
+def test_reads_when_to_come_again(value: str | None, expected: int | None) -> None:
+    """RFC 9110 §10.2.3: a delay or a date, both in seconds from now."""
+    assert parse_retry_after(value, IN_2026) == expected
 
 
 @pytest.mark.parametrize(

@@ -375,6 +375,9 @@ UNCHANGED = {
             {},
             id="hop by hop",
         ),
+        pytest.param(
+            (("WWW-Authenticate", "x"), ("Link", "</?signed>"), ("Location", "/?signed")), {}, id="for us alone"
+        ),
         pytest.param((("ETag", '"a"'), ("Last-Modified", DATE)), {"last-modified": DATE}, id="same ETag"),
         pytest.param((("ETag", 'W/"a"'), ("X-New", "3")), {"etag": 'W/"a"', "x-new": "3"}, id="same ETag, weakly"),
         pytest.param((("ETag", '"b"'), ("Last-Modified", DATE)), {}, id="another ETag"),
@@ -391,6 +394,18 @@ def test_a_304_never_brings_a_validator() -> None:
     stored = head(("Last-Modified", DATE))
     folded = refreshed(stored, Head(304, (("ETag", '"a"'),), NOW, NOW))
     assert validators(folded) == {"If-Modified-Since": DATE}
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "expected"),
+    [("100", "99", "100"), ("100", "x", "100"), ("100", "", "100"), ("100", "100", "100"), ("100", "101", "101"),
+     (None, "99", "99"), ("x", "99", "99")],
+)  # fmt: skip
+def test_a_304_never_lowers_the_serial(kept: str | None, said: str, expected: str) -> None:
+    """The serial tells older pages from newer ones: one that a 304 lowered would let an older page in."""
+    stored = head(*((("X-PyPI-Last-Serial", kept),) if kept is not None else ()))
+    folded = refreshed(stored, Head(304, (("x-pypi-last-serial", said),), NOW, NOW))
+    assert folded.header("X-PyPI-Last-Serial") == expected
 
 
 def test_a_304_keeps_order_and_spelling() -> None:

@@ -30,7 +30,8 @@ def test_header(name: str, value: str | None) -> None:
 def test_kept_head() -> None:
     """What was meant for us alone is not kept, however it is spelled; all else is, in its order."""
     personal = ("Set-Cookie", "SET-COOKIE2", "WWW-Authenticate", "Proxy-Authenticate", "authentication-info")
-    told = tuple((name, "secret") for name in (*personal, "Proxy-Authentication-Info"))
+    signed = ("Content-Location", "Link", "Location", "Refresh")
+    told = tuple((name, "secret") for name in (*personal, *signed, "Proxy-Authentication-Info"))
     head = Head(200, (*told[:3], *HEADERS, *told[3:]), 1.0, 2.0)
     assert kept_head(head) == Head(200, HEADERS, 1.0, 2.0)
 

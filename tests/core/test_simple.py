@@ -17,7 +17,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from proxy.core import hypertext
 from proxy.core.hypertext import absolute
-from proxy.core.negotiation import HTML, HTML_V1, JSON_V1, UPSTREAM_ACCEPT, accepts, accepts_gzip, negotiate
+from proxy.core.negotiation import HTML, HTML_V1, JSON_V1, UPSTREAM_ACCEPT, accepts, coding_of, negotiate
 from proxy.core.simple import Listed, Page, dump_listing, load_listing, parse, relocate, render
 from proxy.errors import MalformedPage
 
@@ -729,28 +729,54 @@ def test_accepts(accept: str | None, media_type: str, taken: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept_encoding", "taken"),
+    ("accept_encoding", "coding"),
     [
-        (None, False),
-        ("", False),
-        ("identity", False),
-        ("gzip", True),
-        ("GZip", True),
-        ("x-gzip", True),
-        ("gzip, deflate, br, zstd", True),
-        ("deflate;q=1, gzip;q=0.001", True),
-        ("gzip;q=0", False),
-        ("gzip;q=0.000, *", False),
-        ("*", True),
-        ("*;q=0", False),
-        ("*;q=0, gzip", True),
-        ("br, zstd", False),
-        ("gzip;q=x", False),
+        (None, ""),
+        ("", ""),
+        (" , ,", ""),
+        ("identity", ""),
+        ("Identity", ""),
+        ("gzip", "gzip"),
+        ("GZip", "gzip"),
+        ("x-gzip", "gzip"),
+        ("x-gzip;q=0.2, gzip;q=0", "gzip"),
+        ("zstd", "zstd"),
+        ("ZStd ; Q=1", "zstd"),
+        ("x-zstd", ""),
+        ("gzip, deflate, zstd", "zstd"),  # uv, Poetry
+        ("gzip, br, zstd, deflate", "zstd"),  # uv
+        ("gzip, deflate, br, zstd", "zstd"),  # browsers
+        ("gzip, deflate", "gzip"),  # pip, PDM
+        ("br, deflate", ""),
+        ("deflate;q=1, gzip;q=0.001", "gzip"),
+        ("gzip;q=0.8, zstd;q=0.9", "zstd"),
+        ("gzip;q=0.9, zstd;q=0.8", "gzip"),
+        ("zstd;q=0.5, gzip;q=0.5", "zstd"),
+        ("gzip;q=0, zstd", "zstd"),
+        ("zstd;q=0, gzip", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip;q=0, zstd;q=0.0", ""),
+        ("gzip;q=0.000, *", ""),
+        ("*", "gzip"),
+        ("*;q=0", ""),
+        ("*;q=0, gzip", "gzip"),
+        ("*;q=0, zstd", "zstd"),
+        ("*, zstd;q=0.5", "gzip"),
+        ("*;q=0.5, zstd;q=0.5", "zstd"),
+        ("gzip, identity", "gzip"),
+        ("zstd, identity", "zstd"),
+        ("gzip;q=0.5, identity", ""),
+        ("gzip;q=0.5, zstd;q=0.9, identity;q=0.7", "zstd"),
+        ("gzip, identity;q=0", "gzip"),
+        ("br, identity;q=0", ""),
+        ("gzip;q=x", ""),
+        ("gzip;q=2, zstd;q=-1", ""),
+        ("zstd;dictionary=1, gzip", "gzip"),
     ],
 )
-def test_accepts_gzip(accept_encoding: str | None, taken: bool) -> None:
-    """RFC 9110 §12.5.3, with the one caution that silence means no."""
-    assert accepts_gzip(accept_encoding) is taken
+def test_coding_of(accept_encoding: str | None, coding: str) -> None:
+    """RFC 9110 §12.5.3, with the cautions that silence means none and that ``*`` does not mean zstd."""
+    assert coding_of(accept_encoding) == coding
 
 
 # --- laws
@@ -938,7 +964,22 @@ def test_negotiation_never_fails(accept: str | None, wanted: str | None) -> None
     if wanted is None:
         assert answer is None or accepts(accept, answer)
         assert answer is not None or not any(accepts(accept, offer) for offer in (JSON_V1, HTML_V1, HTML))
-    assert isinstance(accepts_gzip(accept), bool)
+
+
+weights = st.sampled_from(("", ";q=0", ";q=0.3", ";q=0.7", ";q=1"))
+codings = st.tuples(st.sampled_from(("gzip", "x-gzip", "zstd", "identity", "br", "*")), weights)
+
+
+@given(st.none() | fragments | st.lists(codings.map("".join), max_size=6).map(", ".join))
+def test_a_coding_is_one_that_was_named(accepted: str | None) -> None:
+    """Whatever is sent never fails, and no body is coded in what the client did not name or called unacceptable."""
+    coding = coding_of(accepted)
+    assert coding in ("", "gzip", "zstd")
+    named = (accepted or "").lower().replace(" ", "").split(",")
+    if coding == "zstd":
+        assert any(each.startswith("zstd") and each != "zstd;q=0" for each in named)
+    if coding == "gzip":
+        assert any(each.startswith(("gzip", "x-gzip", "*")) and not each.endswith(";q=0") for each in named)
 
 
 mappings = st.dictionaries(text, text, max_size=3)

@@ -9,8 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.core import urls
-from proxy.core.messages import FileTarget, ListTarget, Moved, NotHere, PageTarget, Target
-from proxy.core.urls import likely_projects_of, link_of, location_of, parse_target, projects_of, usable_name
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Target
+from proxy.core.urls import (
+    json_key,
+    json_url,
+    likely_projects_of,
+    link_of,
+    location_of,
+    parse_target,
+    projects_of,
+    usable_name,
+)
 from proxy.web.gate import admit
 
 INDEXES = ("main", "extra")
@@ -124,6 +133,110 @@ def test_every_name_leads_to_one_page(name: str, slash: bool, deep: bool) -> Non
     assert target.project == urls.normalise_project(name) == urls.normalise_project(target.project)
     # The way up leads to the root, from where `files/` is found.
     assert urljoin(f"http://example.com/mirror{path}", f"{target.up}files/") == "http://example.com/mirror/files/"
+
+
+# --- the JSON API
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/pypi/six/json", JsonTarget("main", "six")),
+        ("/pypi/six/1.17.0/json", JsonTarget("main", "six", "1.17.0")),
+        ("/index/extra/pypi/six/json", JsonTarget("extra", "six")),
+        ("/index/main/pypi/six/1!2.0+cpu/json", JsonTarget("main", "six", "1!2.0+cpu")),
+        # What pip-tools asks for an index URL that ends in `/simple` or `/simple/`, and what it once asked.
+        ("/six/json", JsonTarget("main", "six")),
+        ("/index/extra/six/json", JsonTarget("extra", "six")),
+        ("/simple/pypi/six/json", JsonTarget("main", "six")),
+        ("/index/extra/simple/pypi/six/json", JsonTarget("extra", "six")),
+        # Projects whose names are words of ours.
+        ("/pypi/json", JsonTarget("main", "pypi")),
+        ("/pypi/pypi/json", JsonTarget("main", "pypi")),
+        ("/pypi/json/json", JsonTarget("main", "json")),
+        ("/index/json", JsonTarget("main", "index")),
+        ("/files/json", JsonTarget("main", "files")),
+        ("/index/extra/pypi/json", JsonTarget("extra", "pypi")),
+        ("/simple/json", Moved("json/")),
+        ("/simple/json/", PageTarget("main", "json", "../../")),
+        # A version may be spelled in any way, and keeps its spelling.
+        ("/pypi/six/1.0-RC1/json", JsonTarget("main", "six", "1.0-RC1")),
+        ("/pypi/six/1%2E0%2bcpu/json", JsonTarget("main", "six", "1.0+cpu")),
+        (f"/pypi/six/{'1' * 100}/json", JsonTarget("main", "six", "1" * 100)),
+        # A name may not.
+        ("/pypi/Zope.Interface/json", Moved("../zope-interface/json")),
+        ("/pypi/zope%2Dinterface/json", Moved("../zope-interface/json")),
+        ("/index/extra/pypi/Six/1.0%2bcpu/json", Moved("../../six/1.0+cpu/json")),
+        ("/Zope.Interface/json", Moved("../zope-interface/json")),
+        ("/index/extra/Six/json", Moved("../six/json")),
+        ("/simple/pypi/Six/json", Moved("../six/json")),
+    ],
+)
+def test_json_api(path: str, expected: Target) -> None:
+    """Documents of the default index and of any other, of a project and of a version."""
+    assert parsed(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "because"),
+    [
+        ("/pypi/-six/json", "not a project name"),
+        ("/pypi/%2e%2e/json", "not a project name"),
+        ("/pypi//json", "not a project name"),
+        ("/-six/json", "not a project name"),
+        ("/pypi/s\u0131x/1.0/json", "not a project name"),
+        ("/pypi/six//json", "not a version"),
+        ("/pypi/six/../json", "not a version"),
+        ("/pypi/six/-1/json", "not a version"),
+        ("/pypi/six/1%2F2/json", "not a version"),
+        ("/pypi/six/1%0A/json", "not a version"),
+        ("/pypi/six/1%C2%B2/json", "not a version"),
+        ("/pypi/Six/1 2/json", "not a version"),
+        (f"/pypi/six/{'1' * 101}/json", "not a version"),
+        ("/pypi/six", "no such path"),
+        ("/pypi/six/", "no such path"),
+        ("/pypi/six/json/", "no such path"),
+        ("/pypi/six/1.0/2.0/json", "no such path"),
+        ("/index/other/pypi/six/json", "no such path"),
+        ("/index/other/six/json", "no such path"),
+        ("/index/main/six/1.0/json", "no such path"),
+        ("/six/1.0/json", "no such path"),
+    ],
+)
+def test_nothing_of_the_json_api(path: str, because: str) -> None:
+    """What could be no project and no version is 404 without a question."""
+    assert parsed(path) == NotHere(because)
+
+
+@pytest.mark.parametrize("path", ["/pypi/{}/json", "/pypi/{}/1.0%2b1/json", "/index/extra/{}/json"])
+def test_every_name_leads_to_one_document(path: str) -> None:
+    """Relative redirects end at the document, below a sub-path too."""
+    target = parsed(path.format("Zope__Interface"))
+    assert isinstance(target, Moved)
+    there = urljoin(f"http://example.com/mirror{path.format('Zope__Interface')}", target.location)
+    assert parsed(there.removeprefix("http://example.com/mirror")) == parsed(path.format("zope-interface"))
+
+
+@pytest.mark.parametrize(
+    ("index", "target", "expected"),
+    [
+        ("https://example.com/simple/", JsonTarget("main", "six"), "https://example.com/pypi/six/json"),
+        ("https://example.com/a/simple/", JsonTarget("main", "six", "1.0"), "https://example.com/a/pypi/six/1.0/json"),
+        ("http://example.com/simple/", JsonTarget("main", "six", "1!1+a"), "http://example.com/pypi/six/1!1+a/json"),
+        ("https://example.com/whl/", JsonTarget("main", "six"), None),
+        ("https://example.com/notsimple/", JsonTarget("main", "six"), None),
+        ("https://example.com/", JsonTarget("main", "six"), None),
+    ],
+)
+def test_where_the_json_api_is(index: str, target: JsonTarget, expected: str | None) -> None:
+    """Beside the Simple API, or nowhere."""
+    assert json_url(index, target) == expected
+
+
+def test_json_keys() -> None:
+    """A document of its own for every index, project and version."""
+    targets = [JsonTarget(index, name, each) for index in "ab" for name in "cd" for each in (None, "1", "1.0")]
+    assert len({json_key(target) for target in targets}) == len(targets)
 
 
 # --- files

@@ -59,7 +59,8 @@ def ask(proxy: ProxyServer, upstream: Upstream, file: Distribution) -> Fetched:
         Answer(corrupt=-1, framing="chunked"),
         Answer(corrupt=-1, framing="close"),
         Answer(body=b"<html>Please log in</html>", headers={"Content-Type": "text/html"}),
-        Answer(stop_after=-1, framing="close"),
+        # An upstream that sends no ranges: nothing can be resumed.
+        Answer(stop_after=-1, framing="close", headers={"Accept-Ranges": "none"}),
     ],
     ids=["early", "last", "last-chunked", "last-close", "portal", "short-close"],
 )

@@ -1,25 +1,20 @@
-"""Index pages as clients see them: formats, links, codings, validators, and the project list."""
+"""Index pages as clients see them: formats, links, codings, validators."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urljoin
 
 import pytest
 
-from tests.harness.behaviours import Answer, busy, cut, hang_up
-from tests.harness.exchange import Gate
+from tests.harness.behaviours import Answer
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1, Index, Links
 from tests.harness.packages import Distribution, sdist, wheel
 from tests.harness.upstream import Upstream
-from tests.harness.waiting import eventually
 from tests.harness.world import AS_JSON, HTML, World, fresh_name, world
 
 HTML_V1 = "application/vnd.pypi.simple.v1+html"
@@ -27,8 +22,7 @@ LATEST = "application/vnd.pypi.simple.latest"
 PIP = f"{JSON_V1}, {HTML_V1}; q=0.1, text/html; q=0.01"
 HTML_UTF8 = "text/html; charset=utf-8"
 FORMATS = {JSON_V1: JSON_V1, HTML_V1: HTML_V1, HTML: HTML_UTF8}
-# Project lists: each has an index of its own, below its own path of the one upstream.
-LISTS = ("streamed", "kept", "falling", "refused", "missing")
+CODINGS = ("zstd", "gzip", "identity")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +43,6 @@ def here(tmp_path_factory: pytest.TempPathFactory, second: Upstream, odd: Upstre
     with world(
         tmp_path_factory.mktemp("pages"),
         others={"second": second, "odd": odd},
-        indexes=lambda upstream: {name: f"{upstream.origin}/{name}/simple/" for name in LISTS},
     ) as made:
         yield made
 
@@ -272,12 +265,12 @@ def representations(here: World, project: str) -> dict[tuple[str, str], Fetched]
     return {
         (accept, coding): here.page(project, {"Accept": accept, "Accept-Encoding": coding})
         for accept in FORMATS
-        for coding in ("gzip", "identity")
+        for coding in CODINGS
     }
 
 
 def test_codings_and_etags(here: World, six: Distribution) -> None:
-    """gzip and identity are the same page; every representation has a strong ETag of its own, the same each time."""
+    """Coded or not, it is the same page; every representation has a strong ETag of its own, the same each time."""
     first, again = representations(here, "six"), representations(here, "six")
     tags = {key: page.headers["etag"] for key, page in first.items()}
     assert len(set(tags.values())) == len(tags)
@@ -286,26 +279,30 @@ def test_codings_and_etags(here: World, six: Distribution) -> None:
         assert (page.body, page.headers["etag"]) == (again[key].body, again[key].headers["etag"])
         assert int(page.headers["content-length"]) == len(page.body)
     for accept in FORMATS:
-        packed, plain = first[accept, "gzip"], first[accept, "identity"]
-        assert packed.headers["content-encoding"] == "gzip"
+        plain = first[accept, "identity"]
         assert "content-encoding" not in plain.headers
-        assert gzip.decompress(packed.body) == plain.body
+        for coding in ("gzip", "zstd"):
+            packed = first[accept, coding]
+            assert packed.headers["content-encoding"] == coding
+            assert packed.decoded == plain.body
 
 
 @pytest.mark.parametrize(
     ("accepted", "coding"),
     [
         ("gzip, deflate", "gzip"),
-        ("gzip, deflate, zstd", "gzip"),
+        ("gzip, deflate, zstd", "zstd"),
+        ("gzip, br, zstd, deflate", "zstd"),
+        ("zstd;q=0.5, gzip", "gzip"),
         ("*", "gzip"),
         ("identity", None),
         ("gzip;q=0", None),
-        ("deflate, br, zstd", None),
-        ("gzip;q=0.5, identity", "gzip"),
+        ("deflate, br", None),
+        ("gzip;q=0.5, identity", None),
     ],
 )
 def test_coding_wanted(here: World, six: Distribution, accepted: str, coding: str | None) -> None:
-    """RFC 9110 §12.5.3: gzip for whoever takes it, plain bytes for the others."""
+    """RFC 9110 §12.5.3: zstd or gzip for whoever takes it, plain bytes for the others."""
     assert here.page("six", {"Accept-Encoding": accepted}).headers.get("content-encoding") == coding
 
 
@@ -322,12 +319,15 @@ def test_coding_wanted(here: World, six: Distribution, accepted: str, coding: st
         ("garbage", 200),
     ],
 )
-def test_not_modified(here: World, six: Distribution, condition: str, status: int, method: str) -> None:
+@pytest.mark.parametrize(("coding", "another"), [("gzip", "identity"), ("gzip", "zstd"), ("zstd", "gzip")])
+def test_not_modified(
+    here: World, six: Distribution, coding: str, another: str, condition: str, status: int, method: str
+) -> None:
     """RFC 9110 §15.4.5: a 304 has all the headers the 200 would have had but those of the body; uv needs them."""
-    whole = here.page("six", {"Accept-Encoding": "gzip"})
-    other = here.page("six", {"Accept-Encoding": "identity"})
+    whole = here.page("six", {"Accept-Encoding": coding})
+    other = here.page("six", {"Accept-Encoding": another})
     told = condition.format(etag=whole.headers["etag"], other=other.headers["etag"])
-    got = here.page("six", {"Accept-Encoding": "gzip", "If-None-Match": told}, method)
+    got = here.page("six", {"Accept-Encoding": coding, "If-None-Match": told}, method)
     assert got.status == status
     same = ["etag", "vary", "date", "cache-control", "x-pypi-last-serial"]
     assert [got.headers[name] for name in same] == [whole.headers[name] for name in same]
@@ -338,7 +338,7 @@ def test_not_modified(here: World, six: Distribution, condition: str, status: in
         assert (got.body, got.headers.get("content-length")) == (b"", None)
 
 
-@pytest.mark.parametrize("coding", ["gzip", "identity"])
+@pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("accept", FORMATS)
 def test_head(here: World, six: Distribution, accept: str, coding: str) -> None:
     """RFC 9110 §9.3.2: the same header section, without the body; also on a page that was not cached."""
@@ -446,106 +446,3 @@ def test_not_here(here: World, path: str) -> None:
     got = here.get(path)
     assert (got.status, got.headers["content-type"]) == (404, "application/problem+json")
     assert len(here.upstream.log) == before
-
-
-# --- the project list
-
-
-def listing(status: int = 200, headers: Mapping[str, str] | None = None, **changes: Any) -> Answer:
-    """A project list in JSON with an ETag, stale at once."""
-    body = json.dumps({"meta": {"api-version": "1.1"}, "projects": [{"name": "six", "_odd": 1}]}).encode()
-    defaults = {"Content-Type": JSON_V1, "ETag": '"list"', "Cache-Control": "max-age=0"}
-    changes.setdefault("body", body if status == 200 else b"")
-    return Answer(status=status, headers={**defaults, **(headers or {})}, **changes)
-
-
-def ask_list(here: World, index: str, headers: Mapping[str, str] | None = None) -> Fetched:
-    """The list of that index, as JSON."""
-    return here.get(f"/index/{index}/simple/", {**AS_JSON, **(headers or {})})
-
-
-def list_requests(here: World, index: str) -> int:
-    """How often the upstream was asked for it."""
-    return here.upstream.count("GET", f"/{index}/simple/")
-
-
-def test_the_default_list(here: World, six: Distribution) -> None:
-    """Below ``/simple/``, as the upstream sent it; cached for as long as it said."""
-    first = here.get("/simple/", AS_JSON)
-    assert {"name": "six"} in json.loads(first.body)["projects"]
-    eventually(lambda: here.get("/simple/", AS_JSON).hit, "the list is kept")
-    again = here.get("/simple/", AS_JSON)
-    assert (first.hit, again.body) == (False, first.body)
-    assert again.headers["etag"] == f'"sha256-{again.sha256}"'
-    assert again.headers["vary"] == "Accept, Accept-Encoding"
-    assert here.upstream.count("GET", "/simple/") == 1
-
-
-def test_the_list_is_streamed(here: World) -> None:
-    """Its first bytes reach a client while the upstream still holds back the rest; all who wait share one request."""
-    body = b'{"projects": [' + b'{"name": "project"}, ' * 50_000 + b"{}]}"
-    gate, begun = Gate(), threading.Event()
-    fresh = {"Cache-Control": "max-age=600"}
-    here.upstream.script("/streamed/simple/", listing(body=body, headers=fresh, stall_after=400_000, gate=gate))
-
-    def begin(_: int) -> None:
-        begun.set()
-
-    with ThreadPoolExecutor(2) as pool:
-        url = f"{here.proxy.url}/index/streamed/simple/"
-        jobs = [pool.submit(fetch, url, AS_JSON, progress=begin) for _ in range(2)]
-        assert begun.wait(20)
-        assert not any(job.done() for job in jobs)
-        gate.open()
-        assert [job.result().body for job in jobs] == [body, body]
-    eventually(lambda: ask_list(here, "streamed").hit, "the list is kept")
-    assert list_requests(here, "streamed") == 1
-
-
-def test_the_list_is_revalidated(here: World) -> None:
-    """Asked again with its ETag; a 304 keeps it, and a client's own ETag gets a 304 with the full set."""
-    here.upstream.script("/kept/simple/", listing(), listing(304))
-    first = ask_list(here, "kept")
-    eventually(lambda: ask_list(here, "kept").headers["cache-status"].count("fwd-status=304"), "it is kept")
-    asked = [each.headers.get("if-none-match") for each in here.upstream.log if each.path == "/kept/simple/"]
-    assert asked[0] is None
-    assert asked[-1] == '"list"'
-    got = ask_list(here, "kept", {"If-None-Match": f'"sha256-{first.sha256}"'})
-    assert (got.status, got.body, got.headers["etag"]) == (304, b"", f'"sha256-{first.sha256}"')
-    assert {"vary", "date", "cache-control", "age", "cache-status"} <= set(got.headers)
-    assert ask_list(here, "kept", {"If-None-Match": '"other"'}).body == first.body
-
-
-def test_the_list_survives_its_upstream(here: World) -> None:
-    """The last good one is served whatever the upstream does."""
-    here.upstream.script("/falling/simple/", listing(headers={"Age": "100"}))
-    good = ask_list(here, "falling")
-    assert good.status == 200
-    coded = listing(headers={"Content-Encoding": "zstd"}, body=b"(/zstd")
-    for fault in (busy(503), busy(500), hang_up, listing(404), busy(429, 9999), coded):
-        here.upstream.script("/falling/simple/", fault)
-        # The first of these may still follow the fill that keeps the list.
-        eventually(lambda: "hit" in ask_list(here, "falling").headers["cache-status"], "the stored one is served")
-        got = ask_list(here, "falling")
-        assert (got.status, got.body) == (200, good.body), fault
-        # RFC 9211 §2: "hit" stands without "fwd"; the negative ttl tells how stale it is.
-        said = got.headers["cache-status"]
-        assert re.match(r"pip-cache-proxy; hit; ttl=-1\d\d; detail=\"[^\"]+\"$", said), said
-
-
-def test_a_list_in_another_format(here: World) -> None:
-    """One representation is kept; who does not take its type gets 406, cold and warm."""
-    here.upstream.script("/refused/simple/", listing(headers={"Cache-Control": "max-age=600"}))
-    for _ in range(2):
-        assert here.get("/index/refused/simple/", {"Accept": HTML}).status == 406
-    assert ask_list(here, "refused").status == 200
-    assert here.get("/index/refused/simple/", {"Accept": f"{HTML}, */*;q=0.1"}).status == 200
-
-
-@pytest.mark.parametrize("fault", [listing(404), busy(500), hang_up, cut(1)], ids=["404", "500", "nothing", "cut"])
-def test_no_list_at_all(here: World, fault: Answer) -> None:
-    """A failure is 502 or 503, never 404, and tells when to come again."""
-    here.upstream.script("/missing/simple/", fault)
-    got = ask_list(here, "missing")
-    assert got.status in (502, 503) or not got.complete
-    assert "retry-after" in got.headers or got.status != 503

@@ -57,6 +57,22 @@ class Generated:
             offset += len(piece)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The bytes from ``start`` to ``stop`` of another body, read when they are wanted."""
+
+    body: Body
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        return self.body.read(self.start + start, min(self.start + stop, self.stop))
+
+
 def as_body(data: bytes | Body) -> Body:
     """The body itself, or the bytes as one."""
     return Held(data) if isinstance(data, bytes) else data

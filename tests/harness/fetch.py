@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
+import ssl
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 PIECE = 64 * 1024
 
@@ -27,6 +35,16 @@ class Fetched:
         return hashlib.sha256(self.body).hexdigest()
 
     @property
+    def decoded(self) -> bytes:
+        """The body with its Content-Encoding undone, by other code than the proxy's."""
+        undo: Mapping[str, Callable[[bytes], bytes]] = {
+            "": bytes,
+            "gzip": gzip.decompress,
+            "zstd": zstd.decompress,
+        }
+        return undo[self.headers.get("content-encoding", "")](self.body)
+
+    @property
     def hit(self) -> bool:
         """Whether Cache-Status (RFC 9211) says that no upstream was needed."""
         return "hit" in [part.strip() for part in self.headers.get("cache-status", "").split(";")]
@@ -39,12 +57,18 @@ def fetch(
     *,
     timeout: float = 60.0,
     progress: Callable[[int], None] | None = None,
+    trust: ssl.SSLContext | None = None,
 ) -> Fetched:
     """A request on a connection of its own; redirects are not followed, codings not undone. ``progress`` is
-    told the bytes received so far."""
+    told the bytes received so far. ``trust`` is for https."""
     parts = urlsplit(url)
     assert parts.hostname is not None
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    if parts.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=timeout, context=trust
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
     body = bytearray()
     status, fields = 0, dict[str, str]()
     try:

@@ -1,4 +1,4 @@
-"""A polite package index: pages as JSON and HTML, files, core metadata, validators, ranges."""
+"""A polite package index: pages as JSON and HTML, the JSON API, files, core metadata, validators, ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.harness.bodies import Body, Held
+from tests.harness.bodies import Body, Held, Part
 from tests.harness.exchange import Reply, Seen
 from tests.harness.packages import Distribution, normalised
 
@@ -41,6 +41,7 @@ class Index:
     ranges: bool = True
     page_cache_control: str | None = "max-age=600, public"
     file_cache_control: str | None = "max-age=365000000, immutable, public"
+    json_cache_control: str | None = "max-age=900, public"
     serials: bool = True
     serial: int = 100
     site_url: str = ""
@@ -49,7 +50,7 @@ class Index:
     def bare(self) -> Index:
         """Like a corporate mirror: Content-Type, Content-Length, Accept-Ranges, Date, and nothing else."""
         self.validators = self.core_metadata = self.gzip = self.serials = False
-        self.page_cache_control = self.file_cache_control = None
+        self.page_cache_control = self.file_cache_control = self.json_cache_control = None
         return self
 
     def html_only(self, links: Links = "absolute") -> Index:
@@ -81,6 +82,8 @@ class Index:
             if page[1] != project or not page[2]:
                 return Reply(301, (("Location", f"/simple/{project}/"),))
             return self._page(seen, project)
+        if asked := re.fullmatch(r"/pypi/([^/]+)(?:/([^/]+))?/json", path):
+            return self._json(seen, normalised(asked[1]), asked[2])
         if path.startswith("/packages/"):
             return self._file(seen, path.rpartition("/")[2])
         return _not_found()
@@ -103,11 +106,45 @@ class Index:
         }
         return self._rendered(seen, document, self._html(project, files))
 
+    def _json(self, seen: Seen, project: str, version: str | None) -> Reply:
+        """The JSON API's document of a project, or of one of its versions."""
+        files = self.files_of(project)
+        releases: dict[str, list[dict[str, Any]]] = {}
+        for each in files:
+            releases.setdefault(each.version, []).append(self._released(each))
+        shown = version if version is not None else files[-1].version if files else ""
+        if shown not in releases:
+            return _not_found()
+        document = {
+            "info": {"name": project, "version": shown, "summary": "made for a test", "yanked": False},
+            "last_serial": self.serial,
+            **({"releases": releases} if version is None else {}),
+            "urls": releases[shown],
+            "vulnerabilities": [],
+        }
+        return self._spoken(seen, "application/json", json.dumps(document).encode(), self.json_cache_control)
+
+    def _released(self, each: Distribution) -> dict[str, Any]:
+        return {
+            "filename": each.filename,
+            "url": self.url_of(each),
+            "digests": {"sha256": each.sha256},
+            "size": each.size,
+            "packagetype": "bdist_wheel" if each.filename.endswith(".whl") else "sdist",
+            "requires_python": each.requires_python,
+            "yanked": each.yanked is not False,
+        }
+
     def _rendered(self, seen: Seen, document: Mapping[str, Any], text: str) -> Reply:
         wants_json = JSON_V1 in seen.headers.get("accept", "")
         as_json = "json" in self.formats and (wants_json or "html" not in self.formats)
         body = (json.dumps(document) if as_json else text).encode()
-        headers = [("Content-Type", JSON_V1 if as_json else "text/html; charset=utf-8")]
+        media_type = JSON_V1 if as_json else "text/html; charset=utf-8"
+        return self._spoken(seen, media_type, body, self.page_cache_control)
+
+    def _spoken(self, seen: Seen, media_type: str, body: bytes, control: str | None) -> Reply:
+        """A text of the index with all the manners it has."""
+        headers = [("Content-Type", media_type)]
         if self.gzip:
             headers.append(("Vary", "Accept, Accept-Encoding"))
             if "gzip" in seen.headers.get("accept-encoding", ""):
@@ -117,7 +154,7 @@ class Index:
             headers.append(("X-PyPI-Last-Serial", str(self.serial)))
         if not self.gzip:
             headers.append(("Accept-Ranges", "bytes"))
-        return self._conditional(seen, tuple(headers), Held(body), self.page_cache_control, _digest(body))
+        return self._conditional(seen, tuple(headers), Held(body), control, _digest(body))
 
     def _file(self, seen: Seen, name: str) -> Reply:
         for each in self.distributions:
@@ -209,7 +246,7 @@ def _part(reply: Reply, first: str, last: str) -> Reply:
     stop = min(size, int(last) + 1) if first and last else size
     if start >= stop:
         return Reply(416, (("Content-Range", f"bytes */{size}"),))
-    part = Held(b"".join(reply.body.read(start, stop)))
+    part = Part(reply.body, start, stop)
     return Reply(206, (*reply.headers, ("Content-Range", f"bytes {start}-{stop - 1}/{size}")), part)
 
 

@@ -24,7 +24,7 @@ Condition = Callable[[list[Line]], object]
 
 
 def toml(settings: Settings, indexes: Sequence[Mapping[str, Any]]) -> str:
-    """A config file: sections of strings, numbers and booleans, and ``[[index]]`` tables."""
+    """A config file: sections of strings, numbers, booleans and lists of them, and ``[[index]]`` tables."""
     sections = [(f"[{name}]", section) for name, section in settings.items()]
     tables = [*sections, *(("[[index]]", index) for index in indexes)]
     return "\n".join("\n".join([title, *map(_assignment, table.items())]) + "\n" for title, table in tables)
@@ -38,7 +38,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would configure the proxy or lead around it."""
     unwanted = re.compile(r"PIPCACHEPROXY_.*|PIP_.*|(https?|all|no)_proxy|NETRC", re.IGNORECASE)
     kept = {name: value for name, value in os.environ.items() if not unwanted.fullmatch(name)}
-    return kept | {"PYTHONUNBUFFERED": "1"} | dict(extra or {})
+    return kept | {"PYTHONUNBUFFERED": "1", "NETRC": os.devnull} | dict(extra or {})
 
 
 class ProxyServer:
@@ -46,7 +46,11 @@ class ProxyServer:
 
     ``indexes`` maps names to upstream URLs or whole tables, the first is the default; none leaves the
     built-in default. ``settings`` are merged over host, free port, the cache ``directory / "cache"`` and JSON
-    logs. ``arguments`` follow ``serve``.
+    logs; with ``tls_cert`` and ``tls_key`` in ``[server]`` it speaks HTTPS (see ``harness.certificates``).
+    ``arguments`` follow ``serve``; ``prefix`` is put before the command the next time it starts (see ``harness.lan``).
+
+    Once started: ``scheme``, ``host`` and ``port`` of the first address, ``addresses`` ("host:port") of all, and
+    ``unix_socket`` as a path or None. Without TCP host is "" and port 0.
     """
 
     def __init__(
@@ -64,8 +68,12 @@ class ProxyServer:
         self.settings: dict[str, Mapping[str, Any]] = dict(settings or {})
         self.arguments = tuple(arguments)
         self.environment = dict(environment or {})
+        self.prefix: tuple[str, ...] = ()
+        self.scheme = "http"
         self.host = "127.0.0.1"
         self.port = 0
+        self.addresses: list[str] = []
+        self.unix_socket: Path | None = None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
@@ -90,7 +98,7 @@ class ProxyServer:
             self._lines.clear()
             self._forgotten = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "proxy", "serve", "--config", str(config), *self.arguments],
+            [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(config), *self.arguments],
             cwd=ROOT,
             env=clean_environment(self.environment),
             stdin=subprocess.DEVNULL,
@@ -106,7 +114,7 @@ class ProxyServer:
         if started is None:
             self._finish()
             raise AssertionError(f"the proxy ended with {self._process.wait()}:\n{self.stderr}")
-        self.host, self.port = started
+        self._learn(started)
 
     def kill(self) -> None:
         """SIGKILL, and waits for the end. Does nothing when it has ended."""
@@ -141,8 +149,9 @@ class ProxyServer:
 
     @property
     def url(self) -> str:
-        """``http://host:port``, without a slash at the end."""
-        return f"http://{self.host}:{self.port}"
+        """``http://host:port`` or ``https://host:port`` of the first address, without a slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
     @property
     def index_url(self) -> str:
@@ -210,7 +219,7 @@ class ProxyServer:
 
     def _settings(self) -> Settings:
         defaults: dict[str, Mapping[str, Any]] = {
-            "server": {"host": self.host, "port": 0},
+            "server": {"host": self.host or "127.0.0.1", "port": 0},
             "cache": {"dir": str(self.cache)},
             "log": {"format": "json"},
         }
@@ -221,11 +230,17 @@ class ProxyServer:
         tables = ({"url": each} if isinstance(each, str) else each for each in self.indexes.values())
         return [{"name": name, **table} for name, table in zip(self.indexes, tables, strict=True)]
 
-    def _started(self) -> tuple[str, int] | None:
+    def _started(self) -> Line | None:
+        """The fields of the start line, those in its text when it is no JSON."""
         for line in self.log_lines("started"):
-            return str(line["host"]), int(line["port"])
-        found = re.search(r"PIP_INDEX_URL=http://([^\s/]+):(\d+)/simple", self.stderr)
-        return (found[1], int(found[2])) if found else None
+            return line
+        found = re.search(r"PIP_INDEX_URL=(https?)://(\[[^\s\]/]+\]|[^\s:/]+):(\d+)/simple", self.stderr)
+        return {"scheme": found[1], "host": found[2].strip("[]"), "port": found[3]} if found else None
+
+    def _learn(self, line: Line) -> None:
+        self.scheme, self.host, self.port = str(line["scheme"]), str(line["host"]), int(line["port"])
+        self.addresses = list(line.get("addresses", []))
+        self.unix_socket = Path(line["unix_socket"]) if line.get("unix_socket") else None
 
     def _ended(self) -> bool:
         return self._reader is not None and not self._reader.is_alive()

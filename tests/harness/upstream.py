@@ -79,8 +79,11 @@ class Port:
 class Upstream:
     """A context manager: listens inside, refuses outside. Everything on it may be used from any thread."""
 
-    def __init__(self, *distributions: Distribution, address: str = "127.0.0.1") -> None:
-        self.index = Index(list(distributions))
+    def __init__(
+        self, *distributions: Distribution, address: str = "127.0.0.1", index: Index | None = None
+    ) -> None:
+        self.index = Index() if index is None else index
+        self.index.distributions = [*self.index.distributions, *distributions]
         self.connections = 0
         self._site = Port(address, lambda connection: self._converse(connection, self._site))
         self._files = Port(address, lambda connection: self._converse(connection, self._files))

@@ -154,13 +154,16 @@ class World:
 def world(
     directory: Path, settings: Settings | None = None, others: Mapping[str, Upstream] | None = None, **options: Any
 ) -> Iterator[World]:
-    """Runs an upstream as index "test", ``others`` beside it, and a proxy in front of them."""
+    """Runs an upstream as index "test", ``others`` beside it, and a proxy in front of them, whose breaker is off
+    unless ``settings`` say otherwise: tests that share an upstream must not meet in its failures."""
+    given = dict(settings or {})
+    given["limits"] = {"breaker_failures": 1_000_000, "rest_max": "0s", **given.get("limits", {})}
     with ExitStack() as running:
         upstream = running.enter_context(Upstream())
         more = {name: running.enter_context(other).url for name, other in (others or {}).items()}
         extra = options.pop("indexes", None)
         indexes = {"test": upstream.url, **more, **(extra(upstream) if extra is not None else {})}
-        proxy = ProxyServer(directory, indexes, settings=settings, **options)
+        proxy = ProxyServer(directory, indexes, settings=given, **options)
         running.enter_context(proxy)
         yield World(proxy, upstream)
     print(f"--- what the proxy in {directory} said:\n{proxy.stderr[-20000:]}")

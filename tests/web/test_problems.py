@@ -40,7 +40,7 @@ def headers_of(answer: Answer) -> dict[str, str]:
         (Refused("the index has no such project", status=404, outcome="missing"), 404, "client"),
         (Refused("the index has no such project", status=404, outcome="negative"), 404, "client"),
         (WrongBody("another hash"), 502, "upstream"),
-        (MalformedPage("the page is not JSON"), 502, "upstream"),
+        (MalformedPage("the page is not JSON"), 503, "upstream"),
         (ProxyError("the proxy failed"), 500, "proxy"),
         (StoreFailed("the disk is full"), 500, "proxy"),
         (OwnedElsewhere("another process", 1), 500, "proxy"),

@@ -1,0 +1,176 @@
+"""Core metadata (PEP 658), coded for those who take it: once per coding, and kept beside the body it is made from.
+
+Only metadata: wheels and sdists are compressed already, and a client that hashes what it receives (PDM asks for
+gzip on files) must receive the file. The first answer, from upstream, is coded when the whole body is held back
+until it is verified anyway; a longer one, or one of unknown length, is not made to wait for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from proxy.answer import Answer, Piece
+from proxy.codings import compress
+from proxy.core.conditions import not_modified
+from proxy.core.messages import CacheStatus, Entry, FileTarget, Headers, Request
+from proxy.core.negotiation import Coding, coding_of
+from proxy.core.urls import tag_of
+from proxy.errors import StoreFailed
+from proxy.filebodies import file_headers, proof_of
+from proxy.files import Files
+from proxy.fill import HOLD_BACK
+from proxy.flights import Flights
+from proxy.lookups import INLINE
+from proxy.room import Row
+from proxy.store import Store
+from proxy.wanted import Listings, Wanted
+
+CODED_MAX = 4 * 2**20
+"""Metadata of more bytes than this is sent as it is."""
+ZSTD_LEVEL = 9
+"""Prose and requirements, made once: of 20.8 KB level 9 makes 6.9 KB in under 1 ms, as gzip 6 does, level 1 7.6 KB."""
+_MARKS: Mapping[Coding, str] = {"gzip": "g", "zstd": "z"}
+_VARY = ("Vary", "Accept-Encoding")
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Coded bytes, empty when coding makes nothing smaller; what they are made from, and where that came from."""
+
+    coded: bytes
+    sha256: str
+    status: CacheStatus
+    upstream_seconds: float
+
+
+class Metadata:
+    """The metadata of every index; at most ``waiters`` clients wait for the same coding of one body."""
+
+    def __init__(self, files: Files, listings: Listings, store: Store, *, waiters: int) -> None:
+        self._files = files
+        self._listings = listings
+        self._store = store
+        self._making: Flights[_Made | None] = Flights(waiters=waiters)
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await self._making.close()
+
+    async def answer(self, request: Request, target: FileTarget) -> Answer:
+        """The metadata as ``Files`` answers it, or coded. Ranges are those of the bytes as they are."""
+        coding = coding_of(request.headers.get("accept-encoding"))
+        answer = None
+        if coding and "range" not in request.headers:
+            answer = await self._coded(request, target, coding)
+        if answer is None:
+            answer = await self._files.answer(request, target)
+            answer = replace(answer, headers=(*answer.headers, _VARY))
+        return answer
+
+    async def _coded(self, request: Request, target: FileTarget, coding: Coding) -> Answer | None:
+        """The coded answer; None when the body is to be sent as it is."""
+        listed = await self._listings.find(request, target)
+        entry = await self._entry(listed.key)
+        if entry is not None:
+            coded = await self._kept(_key(entry.key, entry.sha256, coding)) if entry.size <= CODED_MAX else b""
+            if coded is not None:
+                status = CacheStatus("hit", proof_of(entry), hit=True)
+                return _answer(request, _Made(coded, entry.sha256, status, 0.0), coding)
+        elif isinstance(listed, Wanted) and "sha256" in listed.hashes:
+            status = CacheStatus("hit", "the hash its page lists is the client's ETag", hit=True)
+            etag = _etag(listed.hashes["sha256"], coding)
+            if not_modified(request.headers, etag=etag, last_modified=None):
+                return Answer(304, _headers(etag), b"", status, stop=0)
+        if entry is None and request.method == "HEAD":
+            return None
+        flight, joined = self._making.join(
+            f"{listed.key}|{coding}", lambda: self._make(request, target, listed, coding, entry)
+        )
+        made = await asyncio.shield(flight)
+        if made is not None and joined:
+            made = replace(made, status=replace(made.status, collapsed=not made.status.hit))
+        return _answer(request, made, coding) if made is not None else None
+
+    async def _entry(self, key: str) -> Entry | None:
+        try:
+            return await self._store.entry("responses", key)
+        except StoreFailed:
+            return None
+
+    async def _kept(self, key: str) -> bytes | None:
+        try:
+            return await self._store.read(key)
+        except StoreFailed:
+            return None
+
+    async def _make(
+        self, request: Request, target: FileTarget, listed: Wanted | Entry, coding: Coding, entry: Entry | None
+    ) -> _Made | None:
+        """Code the body that a client without conditions would get, and keep that; None when it is too large, or
+        not the one that ``entry`` speaks of."""
+        headers = {name: value for name, value in request.headers.items() if not name.startswith("if-")}
+        answer = await self._files.answer(replace(request, method="GET", headers=headers), target)
+        try:
+            known = answer.cache_status.hit
+            if answer.stop is None or answer.stop > (CODED_MAX if known else HOLD_BACK):
+                return None
+            pieces = await _pieces(answer)
+
+            def work() -> tuple[bytes, str]:
+                plain = b"".join(os.pread(piece.file.fileno(), piece.count, piece.position) for piece in pieces)
+                coded = compress(plain, coding, zstd_level=ZSTD_LEVEL)
+                return coded if len(coded) < len(plain) else b"", hashlib.sha256(plain).hexdigest()
+
+            coded, sha256 = work() if answer.stop <= INLINE // 4 else await asyncio.to_thread(work)
+        finally:
+            answer.close()
+        if entry is not None and sha256 != entry.sha256:
+            return None
+        if known or answer.cache_status.stored:
+            tag = listed.tag if isinstance(listed, Entry) else tag_of(target.index, listed.project)
+            with suppress(StoreFailed):
+                await self._store.write([Row(_key(listed.key, sha256, coding), coded, tag)])
+        return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds)
+
+
+async def _pieces(answer: Answer) -> list[Piece]:
+    """Where the whole body of a known length lies."""
+    assert answer.stop is not None
+    pieces: list[Piece] = []
+    offset = 0
+    while not isinstance(answer.body, bytes) and (piece := await answer.body.beyond(offset)) is not None:
+        pieces.append(piece)
+        offset += piece.count
+    return pieces
+
+
+def _answer(request: Request, made: _Made, coding: Coding) -> Answer | None:
+    if not made.coded:
+        return None
+    etag = _etag(made.sha256, coding)
+    headers = _headers(etag)
+    if not_modified(request.headers, etag=etag, last_modified=None):
+        return Answer(304, headers, b"", made.status, stop=0, upstream_seconds=made.upstream_seconds)
+    headers = (*headers, ("Content-Encoding", coding))
+    size = len(made.coded)
+    return Answer(200, headers, made.coded, made.status, stop=size, upstream_seconds=made.upstream_seconds)
+
+
+def _headers(etag: str) -> Headers:
+    # No byte range of coded bytes is ever sent: a client that asks for one gets that of the bytes as they are.
+    return (*(each for each in file_headers(etag) if each[0] != "Accept-Ranges"), _VARY)
+
+
+def _etag(sha256: str, coding: Coding) -> str:
+    """A strong ETag, another one for each coding of the same bytes (RFC 9110 §8.8.3)."""
+    return f'"sha256-{sha256}-{_MARKS[coding]}"'
+
+
+def _key(key: str, sha256: str, coding: Coding) -> str:
+    """The store key of coded bytes; a body without a listed hash may be another one under the same key."""
+    return f"{key}|{sha256}|{coding}"
