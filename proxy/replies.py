@@ -49,25 +49,26 @@ _BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 
 
 class FailedHop(Exception):
-    """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, or ``final``."""
+    """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, or ``final``. ``counts``:
+    whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not."""
 
-    def __init__(self, kind: Literal["transport", "protocol", "final"], failure: UpstreamFailed) -> None:
+    def __init__(
+        self, kind: Literal["transport", "protocol", "final"], failure: UpstreamFailed, *, counts: bool = True
+    ) -> None:
         super().__init__(kind)
         self.kind = kind
         self.failure = failure
-
-    @property
-    def counts(self) -> bool:
-        """Whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not."""
-        return self.failure.status == 503
+        self.counts = counts and failure.status == 503
 
 
 def passing(because: str, upstream_status: int | None = None) -> UpstreamFailed:
     return UpstreamFailed(because, status=503, retry_after=RETRY_AFTER, upstream_status=upstream_status)
 
 
-def explained(exc: Exception, *, refused: bool) -> FailedHop:
-    """An exception of aiohttp before the head, in our words. Order matters: its classes overlap."""
+def explained(exc: Exception, *, refused: bool, reused: bool) -> FailedHop:
+    """An exception of aiohttp before the head, in our words. Order matters: its classes overlap. ``reused``: no
+    connection was made for this request. That one of those kept is lost says nothing about the origin: a firewall
+    forgets all of them at one time, and the next requests find out together."""
     if refused:
         return FailedHop("final", UpstreamFailed("an address this index may not be fetched from"))
     match exc:
@@ -88,7 +89,7 @@ def explained(exc: Exception, *, refused: bool) -> FailedHop:
         case aiohttp.ClientConnectorError():
             return FailedHop("transport", passing("no connection"))
         case _:
-            return FailedHop("transport", passing("connection lost before the answer"))
+            return FailedHop("transport", passing("connection lost before the answer"), counts=not reused)
 
 
 def violation_of(response: ClientResponse, asked: Mapping[str, str]) -> str | None:

@@ -169,10 +169,10 @@ class Upstream:
         rest = rest_of(response)
         if rest is not None:
             self._breaker.asked_to_rest(key, rest, now())
-        elif response.status >= 500:
-            self._breaker.failed(key, now())
-        else:
+        elif response.status < 500:
             self._breaker.succeeded(key, now())
+        elif call.method == "GET":  # what knows no HEAD answers it with a 501, or a 500
+            self._breaker.failed(key, now())
         return response, asked_at
 
     async def _ask(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
@@ -198,7 +198,7 @@ class Upstream:
                 timeout=call.timeout(),
             )
         except (aiohttp.ClientError, OSError, ValueError, Dropped) as exc:
-            raise explained(exc, refused=flight.refused and not flight.made) from None
+            raise explained(exc, refused=flight.refused and not flight.made, reused=not flight.made) from None
         except asyncio.CancelledError:
             # close() cancels what waits for a connection or a name. Nobody cancelled this task then, and a
             # CancelledError it did not ask for would end it without a word.

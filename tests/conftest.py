@@ -13,7 +13,10 @@ import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from tests.harness.clients import Fresh, Installer, Pip, make_pip
+from tests.harness.desk import Desk
 from tests.harness.server import ProxyServer
+from tests.harness.toolbox import TOOLS, Tool, Toolbox
+from tests.harness.tripwire import Tripwire
 from tests.harness.upstream import Upstream
 
 INSTALLERS = ("pip-23.2", "pip-newest", "uv")
@@ -95,6 +98,55 @@ def installer(request: pytest.FixtureRequest) -> Installer:
     pips = {"pip-23.2": "old_pip", "pip-newest": "new_pip"}
     pip = request.getfixturevalue(pips[request.param]) if request.param in pips else None
     return Installer(request.param, pip)
+
+
+@pytest.fixture(scope="session")
+def toolbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toolbox]:
+    """Installs what the tests of this session ask for, all at once, when the first of them asks."""
+    with Toolbox(tmp_path_factory.mktemp("tools")) as box:
+        asked = (name for item in request.session.items for name in getattr(item, "fixturenames", ()))
+        box.begin(name for name in asked if name in TOOLS)
+        yield box
+
+
+def _tool_fixture(name: str) -> Callable[[Toolbox], Tool]:
+    @pytest.fixture(name=name, scope="session")
+    def tool(toolbox: Toolbox) -> Tool:
+        try:
+            return toolbox.tool(name)
+        except AssertionError as error:
+            missing(f"{name} cannot be had here: {error}")
+            raise
+
+    return tool
+
+
+# Each is fetched once per session; skips (fails in CI) when it cannot be had.
+poetry = _tool_fixture("poetry")
+pdm = _tool_fixture("pdm")
+pipenv = _tool_fixture("pipenv")
+hatch = _tool_fixture("hatch")
+pip_tools = _tool_fixture("pip_tools")
+
+
+@pytest.fixture
+def tripwire() -> Iterator[Tripwire]:
+    """Catches what a client asks of anybody but the loopback."""
+    with Tripwire() as wire:
+        yield wire
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tripwire: Tripwire) -> Iterator[Callable[[], Desk]]:
+    """Makes a new desk each time it is called; no client there may have asked anybody but the loopback."""
+    made: list[Desk] = []
+
+    def make() -> Desk:
+        made.append(Desk(tmp_path / f"desk{len(made)}", tripwire.environment))
+        return made[-1]
+
+    yield make
+    assert tripwire.caught == []
 
 
 @pytest.fixture(scope="session")

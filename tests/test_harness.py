@@ -17,15 +17,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uv
 
 from tests.harness.behaviours import Answer, Raw, busy, cut, hang_up, polite, redirect, reset_at_once
 from tests.harness.bodies import BLOCK, Generated, sha256_of, whole
 from tests.harness.clients import Fresh, Pip, client_environment, run
+from tests.harness.desk import Desk
 from tests.harness.exchange import Exchange, Gate
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution, blob, sdist, wheel
 from tests.harness.server import clean_environment, toml
+from tests.harness.tripwire import Tripwire
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
 
@@ -438,3 +441,18 @@ def test_config_file_is_toml() -> None:
     read = tomllib.loads(text)
     assert read.pop("index")[1]["name"] == "b\\"
     assert read == settings
+
+
+@pytest.mark.parametrize("client", ["pip", "uv"])
+def test_a_tripwire_catches_who_goes_elsewhere(client: str, old_pip: Pip, tmp_path: Path) -> None:
+    """A client that asks anybody but the loopback is seen, over http and https, and gets nothing."""
+    with Tripwire() as wire:
+        desk = Desk(tmp_path / "desk", wire.environment)
+        python = desk.make_venv()
+        for index in ("http://example.com/simple", "https://example.org/simple"):
+            by_pip = [str(old_pip.python), "-m", "pip", "--python", str(python), "install", "--retries=0", "-i", index]
+            by_uv = [uv.find_uv_bin(), "pip", "install", "--default-index", index]
+            words = by_pip if client == "pip" else by_uv
+            # Without that pip asks nobody over plain http but the loopback.
+            assert desk.attempt(*words, "six", PIP_TRUSTED_HOST="example.com", UV_HTTP_RETRIES="0").returncode != 0
+    assert {line.split()[1] for line in wire.caught} >= {"http://example.com/simple/six/", "example.org:443"}

@@ -20,6 +20,7 @@ import pytest
 import trustme
 
 from proxy import __version__
+from proxy.breaker import Patience
 from proxy.connections import Budget
 from proxy.core.messages import Head
 from proxy.credentials import Basic, Bearer, Kept, Word, read_token
@@ -96,13 +97,18 @@ async def serve() -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def ask() -> AsyncIterator[Ask]:
-    """``ask(site, ..., budget=)`` makes an Upstream that is closed with the test."""
+    """``ask(site, ..., budget=, patience=)`` makes an Upstream that is closed with the test."""
     async with AsyncExitStack() as running:
 
-        def make(*sites: Site | str, budget: Budget | None = None, files: Budget | None = None) -> Upstream:
+        def make(
+            *sites: Site | str,
+            budget: Budget | None = None,
+            files: Budget | None = None,
+            patience: Patience | None = None,
+        ) -> Upstream:
             named = [each if isinstance(each, Site) else Site("test", each) for each in sites]
             pages = budget or Budget(total=PATIENCE)
-            upstream = Upstream(named, pages=pages, files=files or pages)
+            upstream = Upstream(named, pages=pages, files=files or pages, patience=patience)
             running.push_async_callback(upstream.close)
             return upstream
 
@@ -567,6 +573,24 @@ async def test_a_kept_alive_connection_that_is_gone(serve: Serve, ask: Ask) -> N
     for _ in range(3):
         assert (await fetch(upstream, responder.url()))[1] == b"ok"
     assert responder.connections == 2
+
+
+async def test_kept_alive_connections_that_are_gone_say_nothing_of_the_origin(serve: Serve, ask: Ask) -> None:
+    """A firewall forgets them all at one time: those who find out do not make it rest for everybody."""
+    responder = await serve(OK, then_reset(b""), OK)
+    upstream = ask(responder.url(), budget=Budget(total=PATIENCE, retries=0), patience=Patience(failures=1))
+    await fetch(upstream, responder.url())
+    assert (await failing(upstream, responder.url())).because == "connection lost before the answer"
+    assert (await fetch(upstream, responder.url()))[1] == b"ok"
+
+
+@pytest.mark.parametrize("status", ["500 E", "501 N"])
+async def test_a_head_that_fails_says_nothing_of_the_origin(serve: Serve, ask: Ask, status: str) -> None:
+    """Some servers know no HEAD; installers that try it on a few files do not make the host rest for everybody."""
+    responder = await serve(head("Content-Length: 0", status=status), OK)
+    upstream = ask(responder.url(), patience=Patience(failures=1))
+    await fetch(upstream, responder.url(), method="HEAD")
+    assert (await fetch(upstream, responder.url()))[1] == b"ok"
 
 
 @pytest.mark.parametrize("status", ["400 B", "401 U", "403 F", "404 N", "410 G", "429 T", "500 E", "503 U"])
