@@ -8,6 +8,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 ARGS ?=
 
+# A module's tests share a server, so they stay together; tests/conftest.py says which groups go first.
+PARALLEL ?= -n 3 --dist loadgroup --no-loadscope-reorder
+
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -23,7 +26,7 @@ serve: $(VENV)/installed
 # The core decides everything and does no I/O: each of its branches is tested (the whole suite is run for that).
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -o cache_dir=$(abspath $(VENV))/pytest \
-		$(if $(ARGS),$(ARGS),--cov=proxy.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100)
+		$(if $(ARGS),$(ARGS),$(PARALLEL) --cov=proxy.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100)
 
 # Figures, not tests: what they are worth depends on the machine and on what else it does.
 bench: $(VENV)/installed-test

@@ -1,22 +1,22 @@
 """A caching HTTP proxy between Python installers and PyPI. A map of the house, top to bottom:
 
 cli.py       the command                         config.py  settings (sections: every key; spelling: "20GB", URLs; tls)
-app.py       puts everything together; the only module that knows everyone (listening: sockets, certificate; startline)
+app.py       puts everything together; the only module that knows everyone (listening: sockets, crowd; startline)
 web/         talks to clients: gate, routes, problems, forwarded (what front proxies say), and the one translator
              between aiohttp and our values
 gateway.py   the spine: ask core, do I/O, ask core, do I/O. A page: pages, lookups, manifests, renditions
-             (derivations, codings); a file: wanted, files (filebodies, filereplies), metadata; a project list: lists,
-             listbodies, conversion; the JSON API: jsonapi, documents
+             (derivations, codings); a file: wanted, files (filebodies, filereplies), metadata (extraction,
+             wheelfile); a project list: lists, listbodies, conversion; the JSON API: jsonapi, documents
 fills.py     one upstream fetch per key, many followers of its growing spool file (plan, fill, source: resumed
              where it broke; flights: small answers)
 store.py     what is kept: rows in diskcache (rows, room, disk, entries, memory), bodies as files (adoption, bodies,
              directory), what goes (eviction, sweep), and the threads that do it (workers)
 upstream.py  one request to an upstream, streamed (connections, replies, unpacking; egress: where it may connect;
-             breaker: who is left alone for now)
+             rests, breaker: who is left alone for now)
 credentials.py  how an index knows us: Basic, Bearer, netrc
 events.py    what happened, for log.py      answer.py  what a client gets      errors.py  whose fault, and why
-core/        thinks and never waits. Words: messages, urls, fields, ranges, wishes. The Simple API: simple, hypertext,
-             negotiation (a list of projects: projects, anchors, projectwriters); the JSON API: jsonapi.
+core/        thinks and never waits. Words: messages, urls, wheels, fields, ranges, wishes. The Simple API: simple,
+             hypertext, negotiation (a list of projects: projects, anchors, projectwriters); the JSON API: jsonapi.
              What to do: lifetime, freshness, conditions, decide
 """
 

@@ -17,12 +17,13 @@ from proxy.breaker import Patience
 from proxy.config import Settings
 from proxy.connections import Budget
 from proxy.core.messages import Rules
+from proxy.extraction import Extraction
 from proxy.files import FileLimits, Files
 from proxy.fills import Fills
 from proxy.gateway import Gateway
 from proxy.jsonapi import JsonApi
 from proxy.listbodies import ListBodies
-from proxy.listening import Certificate, Sockets, reload
+from proxy.listening import Crowd, Sockets
 from proxy.lists import Lists
 from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
@@ -31,7 +32,7 @@ from proxy.pages import Pages
 from proxy.sections import Index
 from proxy.startline import announce
 from proxy.store import Store
-from proxy.tls import BadPair
+from proxy.tls import BadPair, Certificate, reload
 from proxy.upstream import Site, Upstream
 from proxy.wanted import Listings
 from proxy.web.forwarded import UNIX, Front
@@ -84,7 +85,9 @@ async def serve(settings: Settings) -> None:
         await sockets.open(settings.server.host, settings.server.port, settings.server.unix_socket)
         rooms.callback(sockets.close)
         context = None if certificate is None else certificate.context
-        await sockets.serve(listener, context, settings.limits.keepalive_timeout, settings.limits.write_stall)
+        limits = settings.limits
+        crowd = Crowd(limits.client_connections, limits.client_connections_per_address, _front(settings).trusts)
+        await sockets.serve(listener, context, crowd, silence=limits.keepalive_timeout, stall=limits.write_stall)
         announce(settings, sockets)
         await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
@@ -131,7 +134,8 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     lists = Lists(bodies, store, rules=rules, limits=page_limits, clock=clock)
     listings = Listings(pages, store, rules=rules, clock=clock)
     files = Files(listings, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
-    metadata = Metadata(files, listings, store, waiters=limits.waiters)
+    extraction = Extraction(files, listings, fills, fetch_max=limits.range_fill_max, clock=clock)
+    metadata = Metadata(extraction, listings, store, waiters=limits.waiters)
     gateway = Gateway(lookups, pages, json_api, lists, files, metadata, fills)
     rooms.push_async_callback(gateway.close)
     return store, gateway

@@ -37,7 +37,7 @@ class Patience:
 class _Origin:
     """``until``: nobody is let through before. ``probed_at``: when the probe left whose outcome is awaited."""
 
-    failures: deque[float] = field(default_factory=deque)
+    failures: deque[tuple[float, str | None]] = field(default_factory=deque)
     rests: bool = False
     asked: bool = False
     until: float = 0.0
@@ -66,25 +66,32 @@ class Breaker:
         origin.until = now + _PROBE_HOLDS * self._patience.probe_every
         return True
 
-    def succeeded(self, key: Key, now: float) -> None:
-        """An answer that shows the origin at work. One that was under way when it asked for a rest changes nothing
-        about that."""
+    def succeeded(self, key: Key, now: float) -> bool:
+        """An answer that shows the origin at work; whether that ends a rest. One that was under way when it asked for
+        a rest changes nothing about that."""
         origin = self._origins.get(key)
-        if origin is not None and not (origin.asked and now < origin.until):
-            del self._origins[key]
+        if origin is None or (origin.asked and now < origin.until):
+            return False
+        del self._origins[key]
+        return origin.rests
 
-    def failed(self, key: Key, now: float) -> None:
-        """No answer, none that can be understood, or a 5xx."""
+    def failed(self, key: Key, now: float, what: str | None = None) -> bool:
+        """No connection (``what`` is None); or over one no answer, none that can be understood, or a 5xx to ``what``:
+        such a URL counts once, however often somebody tries it again, for it may be the only one that fails. Returns
+        whether a rest begins."""
         origin = self._origin(key)
         if origin.rests:
             self.dropped(key)
-            return
-        origin.failures.append(now)
+            return False
+        if what is not None:
+            origin.failures = deque(each for each in origin.failures if each[1] != what)
+        origin.failures.append((now, what))
         while len(origin.failures) > self._patience.failures:
             origin.failures.popleft()
-        if len(origin.failures) == self._patience.failures and now - origin.failures[0] <= self._patience.within:
+        if len(origin.failures) == self._patience.failures and now - origin.failures[0][0] <= self._patience.within:
             origin.rests = True
             origin.until = now + self._patience.probe_every
+        return origin.rests
 
     def dropped(self, key: Key) -> None:
         """An attempt that ended without an outcome: if it was the probe, the next one may leave in its turn."""
@@ -93,16 +100,19 @@ class Breaker:
             origin.until = origin.probed_at + self._patience.probe_every
             origin.probed_at = None
 
-    def asked_to_rest(self, key: Key, seconds: float, now: float) -> None:
-        """A 429, or a 503 with Retry-After: left alone as long as it asked, a second at the least."""
+    def asked_to_rest(self, key: Key, seconds: float, now: float) -> bool:
+        """A 429, or a 503 with Retry-After: left alone as long as it asked, a second at the least. Returns whether
+        that rest begins now."""
         rest = min(max(1.0, seconds), self._patience.rest_max)
         if rest <= 0:
-            return
+            return False
         origin, until = self._origin(key), now + rest
         # Of several answers that were under way, the one that asked for most counts.
         origin.until = max(origin.until, until) if origin.asked else until
+        begins = not origin.rests
         origin.rests = origin.asked = True
         origin.probed_at = None
+        return begins
 
     def _origin(self, key: Key) -> _Origin:
         origin = self._origins.setdefault(key, _Origin())

@@ -198,7 +198,11 @@ def describe(settings: Settings) -> list[str]:
         f"pages      fresh for {show_duration(freshness.default_ttl)} where upstream does not say, "
         f"at most {show_duration(freshness.max_ttl)}; "
         f"stale ones serve up to {show_duration(freshness.stale_if_error)} while upstream fails",
-        f"limits     {limits.client_connections} client connections, {limits.waiters} waiting for one answer, "
+        f"patience   a host rests after {limits.breaker_failures} failures in {show_duration(limits.breaker_window)}, "
+        f"is asked again every {show_duration(limits.probe_interval)}, and rests at most "
+        f"{show_duration(limits.rest_max)} where it asks for it",
+        f"limits     {limits.client_connections} client connections, "
+        f"{limits.client_connections_per_address} of one address, {limits.waiters} waiting for one answer, "
         f"{limits.upstream_connections} connections to upstreams; pages up to {show_size(limits.page_max)}",
     ]
     return lines

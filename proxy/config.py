@@ -149,8 +149,9 @@ def _read_environment() -> tuple[Values, Mapping[str, str]]:
         section, _, key = name.lower().removeprefix(PREFIX.lower()).partition(DELIMITER)
         # An index is one table of many: its keys have no variables, the list as a whole has one.
         if section not in SECTIONS or bool(key) is (section == "index"):
-            known = f"{PREFIX}<SECTION>{DELIMITER}<KEY>, and {PREFIX}INDEX with a list in JSON"
-            raise SettingError(name, f"unknown variable; there are {known}")
+            known = f"{PREFIX}<SECTION>{DELIMITER}<KEY>, {PREFIX}INDEX with a list in JSON"
+            secret = f"{PREFIX}INDEX_<NAME>_USERNAME, _PASSWORD and _TOKEN"
+            raise SettingError(name, f"unknown variable; there are {known}, and {secret}")
     return EnvSettingsSource(Settings)(), secrets
 
 

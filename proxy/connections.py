@@ -108,8 +108,11 @@ class _Resolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[aiohttp.abc.ResolveResult]:
-        async with asyncio.timeout(self._seconds):
-            return await super().resolve(host, port, family)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await super().resolve(host, port, family)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
 
 
 class Dropped(Exception):

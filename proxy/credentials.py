@@ -22,8 +22,8 @@ LARGEST = 64 * 1024
 
 _log = logging.getLogger("proxy.credentials")
 # What distinguishes one content of a file from another; None while there is no file to look at.
-_Mark = tuple[int, int, int] | None
-_UNREAD: _Mark = (-1, -1, -1)
+_Mark = tuple[int, ...] | None
+_UNREAD: _Mark = ()
 
 
 class Secret(Protocol):
@@ -218,9 +218,10 @@ def _basic(username: str, password: str) -> str:
 
 
 def _mark_of(path: Path) -> _Mark:
-    """Which content a file has, as far as its inode tells."""
+    """Which content a file has, and whether we may read it, as far as its inode tells."""
     try:
         found = path.stat()
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # With the time of its status: a new file that is given to us by chown or chmod a moment later is a change.
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -143,8 +143,10 @@ class Documents:
     async def _ask(self, target: JsonTarget, entry: Entry | None) -> tuple[Head | UpstreamFailed, _Received | None]:
         """The upstream's head, and with a 200 its document; a failure to get it is an outcome, no error."""
         headers = _HEADERS if entry is None else _HEADERS | validators(entry.head)
+        status = None
         try:
             async with self._upstream.open(target.index, self._url(target), pool="page", headers=headers) as reply:
+                status = reply.head.status
                 if reply.head.status != 200:
                     return reply.head, None
                 # A body cut short needs no other proof: half an object is no JSON.
@@ -153,7 +155,7 @@ class Documents:
             made = (target, reply.head, reply.url, body)
             return reply.head, _received(*made) if quick else await asyncio.to_thread(_received, *made)
         except UpstreamFailed as failure:
-            return failure, None
+            return failure.after(status), None
 
     def _remember_missing(self, target: JsonTarget, head: Head) -> Entry:
         entry = Entry(json_key(target), tag_of(target.index, target.project), "", head, "", 0, "")

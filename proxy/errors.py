@@ -7,6 +7,8 @@ upstream sent, so it can be logged and shown.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class ProxyError(Exception):
     """Base of all: ``status`` is an HTTP status, ``retry_after`` whole seconds or None.
@@ -49,10 +51,11 @@ class UpstreamFailed(ProxyError):
 
     uv moves to the next index on 404, pip reads 504 and 4xx as "no matching distribution": a failure that
     looked like either would install the wrong thing or nothing.
-    ``upstream_status`` is what it answered, None when it did not.
+    ``upstream_status`` is what it answered, None when it did not; ``upstream_seconds`` how long a client waited.
     """
 
     status = 502
+    upstream_seconds = 0.0
 
     def __init__(
         self,
@@ -65,12 +68,22 @@ class UpstreamFailed(ProxyError):
         super().__init__(because, status=status, retry_after=retry_after)
         self.upstream_status = upstream_status
 
+    def after(self, upstream_status: int | None) -> Self:
+        """The same failure: it came to light after that answer had begun."""
+        if self.upstream_status is None:
+            self.upstream_status = upstream_status
+        return self
+
 
 class MalformedPage(UpstreamFailed):
     """The upstream answered 200 with something that is no Simple API page of that project: a captive portal, a
     mirror in the middle of an update. It may pass, so it is 503."""
 
     status = 503
+
+
+class Lacking(UpstreamFailed):
+    """A file that the upstream lacks although a page of it lists that."""
 
 
 class WrongBody(UpstreamFailed):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.answer import Answer, Stream
+from dataclasses import replace
+
+from proxy.answer import Answer, Piece, Stream
 from proxy.core.conditions import Span, Unsatisfiable, not_modified, requested_range
 from proxy.core.messages import CacheStatus, Entry, Headers, Request
 from proxy.core.ranges import content_range
@@ -56,6 +58,20 @@ def part(stream: Stream, span: Span, size: int, etag: str | None, status: CacheS
     """A 206 with one span of a body of ``size`` bytes."""
     headers = (*file_headers(etag), ("Content-Range", content_range(span, size)))
     return Answer(206, headers, stream, status, start=span.start, stop=span.stop)
+
+
+async def pieces_of(answer: Answer) -> list[Piece]:
+    """Where its whole body lies, once all of that is there; raises UpstreamFailed when it will not be."""
+    pieces: list[Piece] = []
+    offset = 0
+    while not isinstance(answer.body, bytes) and (piece := await answer.body.beyond(offset)) is not None:
+        offset += piece.count
+        last = pieces[-1] if pieces else None
+        if last is not None and last.file is piece.file and last.position + last.count == piece.position:
+            pieces[-1] = replace(last, count=last.count + piece.count)
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def unsatisfiable(size: int) -> Refused:

@@ -10,7 +10,7 @@ from proxy.core import decide
 from proxy.core.conditions import Prefix, Span, Suffix
 from proxy.core.messages import NotHere, Request, Rules
 from proxy.core.ranges import received_range, within
-from proxy.errors import UpstreamFailed
+from proxy.errors import Lacking, UpstreamFailed
 from proxy.replies import RETRY_AFTER, Reply
 
 LACKING_FOR = 2.0
@@ -37,10 +37,11 @@ class FileReplies:
                 raise decide.failure(fail, reply.head.status)
             case decide.Keep(negative=True):
                 status = reply.head.status
-                raise UpstreamFailed(_LACKS, status=503, retry_after=RETRY_AFTER, upstream_status=status)
+                raise Lacking(_LACKS, status=503, retry_after=RETRY_AFTER, upstream_status=status)
             case _:
                 if reply.head.status != 200:
-                    raise UpstreamFailed("the upstream answered with something that is no file")
+                    because = "the upstream answered with something that is no file"
+                    raise UpstreamFailed(because, upstream_status=reply.head.status)
         if not pinned:
             _refuse_pages(reply)
         return 0, reply.length
@@ -53,7 +54,7 @@ class FileReplies:
         _refuse_pages(reply)
         received = received_range(reply.head.header("Content-Range"))
         if received is None or within(asked, received[1]) != received[0]:
-            raise UpstreamFailed("the upstream sent another range than was asked for")
+            raise UpstreamFailed("the upstream sent another range than was asked for", upstream_status=206)
         return received[0].start, received[1]
 
     # A file that is listed and missing is on its way to this mirror, and a crowd is waiting for it.
@@ -66,12 +67,12 @@ class FileReplies:
             self._lacking.pop(next(iter(self._lacking)))
 
     def expect(self, key: str) -> None:
-        """Raise UpstreamFailed when the upstream lacked that file a moment ago."""
+        """Raise Lacking when the upstream lacked that file a moment ago."""
         since = self._lacking.get(key)
         if since is None:
             return
         if time.monotonic() - since < LACKING_FOR:
-            raise UpstreamFailed(_LACKS, status=503, retry_after=RETRY_AFTER)
+            raise Lacking(_LACKS, status=503, retry_after=RETRY_AFTER)
         del self._lacking[key]
 
 
@@ -79,4 +80,5 @@ def _refuse_pages(reply: Reply) -> None:
     """A login page, a notice, a captive portal: no file of an index is HTML."""
     kind = (reply.head.header("Content-Type") or "").partition(";")[0].strip().lower()
     if kind in _PAGES:
-        raise UpstreamFailed("the upstream sent a page in place of a file", status=503, retry_after=RETRY_AFTER)
+        because, status = "the upstream sent a page in place of a file", reply.head.status
+        raise UpstreamFailed(because, status=503, retry_after=RETRY_AFTER, upstream_status=status)

@@ -85,6 +85,10 @@ class Files:
             if stored is None:
                 raise Refused("no page of this index lists that file", status=404)
             return self._from_store(request, *stored)
+        return await self.serve(request, listed)
+
+    async def serve(self, request: Request, listed: Wanted) -> Answer:
+        """The same for what a page was found to list, and has not dropped since."""
         stored = await self._stored(listed.room, listed.key)
         before = decide.before_upstream(request, stored[0] if stored else None, self._clock(), self._rules)
         if stored is not None:
@@ -141,7 +145,7 @@ class Files:
 
     async def _follow(self, wanted: Wanted, start: int = 0) -> Answer:
         since = self._clock()
-        follower, joined = await self._join(self._plan(wanted))
+        follower, joined = await self._join(self.plan(wanted))
         fill = follower.fill
         status = CacheStatus("miss", "not cached", forward="uri-miss", collapsed=joined, stored=fill.keeps)
         if start and fill.size is not None:
@@ -162,7 +166,7 @@ class Files:
 
     async def _range_of_fill(self, request: Request, wanted: Wanted, asked: Span | Prefix | Suffix) -> Answer:
         since = self._clock()
-        follower, joined = self._fills.join(self._plan(wanted))
+        follower, joined = self._fills.join(self.plan(wanted))
         try:
             async with asyncio.timeout(RANGE_PATIENCE):
                 completed = await follower.fill.complete()
@@ -182,6 +186,10 @@ class Files:
         span = within(asked, size)
         follower = self._fills.follow(wanted.key, span.stop) if span is not None else None
         if span is None or follower is None:
+            return None
+        if follower.fill.size != size:
+            # The page has told of another size since that fill began.
+            follower.close()
             return None
         status = CacheStatus("miss", "a range of what has come so far", forward="uri-miss", collapsed=True)
         return part(follower, span, size, wanted.etag, status)
@@ -235,7 +243,9 @@ class Files:
 
     # -- how it is fetched and kept --------------------------------------------------------------------------
 
-    def _plan(self, wanted: Wanted) -> Plan:
+    def plan(self, wanted: Wanted) -> Plan:
+        """How that file is fetched, and under which key it is kept."""
+
         async def keep(spool: Spool, completed: Completed) -> None:
             tag = tag_of(wanted.target.index, wanted.project)
             url = without_query(wanted.url)

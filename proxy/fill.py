@@ -129,7 +129,7 @@ class Fill:
             self._tell()
             await self._keep()
         except UpstreamFailed as failure:
-            self._fail(failure)
+            self._fail(failure.after(self.head.status if self.head is not None else None))
         except StoreFailed:
             if self.completed is None:
                 self._fail(UpstreamFailed("no place to put the body", status=503, retry_after=2))

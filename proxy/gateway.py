@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import assert_never
 
 from proxy.answer import Answer
 from proxy.core.messages import CacheStatus, FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Request
-from proxy.errors import Refused
+from proxy.errors import Refused, UpstreamFailed
 from proxy.files import Files
 from proxy.fills import Fills
 from proxy.jsonapi import JsonApi
@@ -39,6 +40,15 @@ class Gateway:
 
     async def answer(self, request: Request) -> Answer:
         """The answer to one request; the caller sends it and closes it."""
+        began = time.monotonic()
+        try:
+            return await self._answer(request)
+        except UpstreamFailed as failed:
+            # All but a moment of it: nothing else takes long.
+            failed.upstream_seconds = time.monotonic() - began
+            raise
+
+    async def _answer(self, request: Request) -> Answer:
         match request.target:
             case PageTarget() as target:
                 return await self._pages.answer(request, target)

@@ -110,7 +110,7 @@ class JsonApi:
                 left = decide.seconds_left(shown, self._clock(), self._rules) if shown is not None else None
                 status = CacheStatus("stale", after.because, hit=True, ttl=left)
             case decide.Fail():
-                raise decide.failure(after)
+                raise decide.failure(after, fetched.status)
             case _:
                 assert_never(after)
         assert shown is not None

@@ -197,8 +197,8 @@ class ListBodies:
                 raise decide.failure(after, head.status)
             case decide.Fallback():
                 raise UpstreamFailed(after.because, upstream_status=head.status)
-            case _:
-                raise UpstreamFailed("the upstream answered with something that is no project list")
+            case _:  # Keep, but as a page that is missing
+                raise UpstreamFailed("the index has no project list", upstream_status=head.status)
 
     # -- every other form ------------------------------------------------------------------------------------
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from proxy.tls import BadPair, load, server_context
-
-_log = logging.getLogger("proxy")
 _BACKLOG = 1024
 _TRIES = 16
 """For port 0 on several addresses: what is free on the first may be taken on the next."""
@@ -38,11 +37,69 @@ def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class Crowd:
+    """Who is in: at most ``most`` connections, at most ``each`` from one address but those that are ``exempt``."""
+
+    def __init__(self, most: int, each: int, exempt: Callable[[str], bool]) -> None:
+        self._most = most
+        self._each = each
+        self._exempt = exempt
+        self._inside: Counter[str] = Counter()
+        self._count = 0
+
+    def enter(self, address: str) -> bool:
+        """Whether one more may come in; it is counted then until it leaves."""
+        full = self._inside[address] >= self._each and not self._exempt(address)
+        if full or self._count >= self._most:
+            return False
+        self._count += 1
+        self._inside[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """One less."""
+        self._count -= 1
+        self._inside[address] -= 1
+        if not self._inside[address]:
+            del self._inside[address]
+
+
+class _Entrance(socket.socket):
+    """A socket that listens, and with a ``crowd`` accepts no more than may come in: asyncio tells nobody of a TLS
+    connection before its handshake is over, and keeps 300 KB for it until then."""
+
+    crowd: Crowd | None = None
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, address = super().accept()
+        crowd = self.crowd
+        if crowd is None:
+            return connection, address
+        if not crowd.enter(address[0]):
+            connection.close()
+            raise ConnectionAbortedError  # for asyncio: nobody is there now
+        return _Guest(connection, partial(crowd.leave, address[0])), address
+
+
+class _Guest(socket.socket):
+    """A connection that says when it is closed."""
+
+    def __init__(self, connection: socket.socket, left: Callable[[], None]) -> None:
+        super().__init__(connection.family, connection.type, connection.proto, connection.detach())
+        self._left: Callable[[], None] | None = left
+
+    def close(self) -> None:
+        left, self._left = self._left, None
+        if left is not None:
+            left()
+        super().close()
+
+
 class Sockets:
     """Open sockets: ``tcp``, all on one port, and ``local``. Nobody has been accepted yet."""
 
     def __init__(self) -> None:
-        self.tcp: list[socket.socket] = []
+        self.tcp: list[_Entrance] = []
         self.local: socket.socket | None = None
         self._path: Path | None = None
         self._made: tuple[int, int] | None = None
@@ -69,13 +126,21 @@ class Sockets:
             raise
 
     async def serve(
-        self, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None, silence: float, stall: float
+        self,
+        protocol: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+        crowd: Crowd,
+        *,
+        silence: float,
+        stall: float,
     ) -> None:
-        """Accept from now on: TLS with that context on TCP. Seconds: ``silence`` bounds a handshake, ``stall`` what
-        is left for a client to accept when its TLS connection is closed."""
+        """Accept from now on: TLS with that context on TCP, no more than the ``crowd`` may be, from its handshake on.
+        Seconds: ``silence`` bounds a handshake, ``stall`` what is left for a client to accept when its TLS connection
+        is closed."""
         loop = asyncio.get_running_loop()
         handshake, shutdown = (None, None) if context is None else (min(HANDSHAKE_WITHIN, silence), stall)
         for each in self.tcp:
+            each.crowd = None if context is None else crowd
             server = await loop.create_server(
                 protocol,
                 sock=each,
@@ -105,7 +170,8 @@ class Sockets:
         for left in reversed(range(_TRIES)):
             try:
                 for host in hosts:
-                    self.tcp += await _bound_to(host, port or (self.addresses[0][1] if self.tcp else 0))
+                    taken = {address for address, _ in self.addresses}
+                    self.tcp += await _bound_to(host, port or (self.addresses[0][1] if self.tcp else 0), taken)
                 return
             except CannotListen as error:
                 if port or len(hosts) == 1 or error.errno != errno.EADDRINUSE or not left:
@@ -133,16 +199,16 @@ class Sockets:
         self.local = opened
 
 
-async def _bound_to(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of the host. An address that a name has and this machine has not is passed over
-    (``localhost`` in a container without IPv6), unless it is the only one."""
+async def _bound_to(host: str, port: int, taken: Collection[str]) -> list[_Entrance]:
+    """Sockets on every address of the host but those that are ``taken`` already, by us. An address that a name has
+    and this machine has not is passed over (``localhost`` in a container without IPv6), unless it is the only one."""
     loop = asyncio.get_running_loop()
-    opened: list[socket.socket] = []
+    opened: list[_Entrance] = []
     failed: OSError | None = None
     try:
         try:
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
+            for family, address in dict.fromkeys((info[0], info[4]) for info in infos if info[4][0] not in taken):
                 here = opened[0].getsockname()[1] if opened else port
                 try:
                     opened.append(_bound(family, (address[0], here, *address[2:])))
@@ -165,8 +231,8 @@ async def _bound_to(host: str, port: int) -> list[socket.socket]:
     return opened
 
 
-def _bound(family: int, address: tuple[object, ...]) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM)
+def _bound(family: int, address: tuple[object, ...]) -> _Entrance:
+    opened = _Entrance(family, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -200,37 +266,6 @@ def _clear(path: Path) -> None:
         except BlockingIOError:
             pass  # its queue is full: somebody is there
     raise OSError(errno.EADDRINUSE, "in use")
-
-
-class Certificate:
-    """The certificate of the listener and its key, read again when the operator says so."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        """Raises BadPair."""
-        self._certificate = certificate
-        self._key = key
-        self.context = server_context(certificate, key)
-
-    def reload(self) -> None:
-        """New handshakes get what the files hold now; when that cannot be used, what they got before."""
-        try:
-            server_context(self._certificate, self._key)
-            load(self.context, self._certificate, self._key)
-        except BadPair as error:
-            _log.error("the certificate stays as it was: server.%s %s", error.key, error.because, extra=_KEPT)
-        else:
-            _log.info("the certificate was read again", extra={"event": "certificate"})
-
-
-_KEPT = {"event": "certificate_kept"}
-
-
-def reload(certificate: Certificate | None) -> None:
-    """SIGHUP: all that can be read again while we run is the certificate."""
-    if certificate is None:
-        _log.info("nothing to read again: there is no tls_cert", extra={"event": "nothing_to_reload"})
-    else:
-        certificate.reload()
 
 
 def is_everywhere(host: str) -> bool:

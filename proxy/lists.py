@@ -149,7 +149,7 @@ class Lists:
             status = CacheStatus("stale", after.because, hit=True, ttl=left)
             return await self._stored(request, target, view, entry.head, status)
         if isinstance(after, decide.Fail):
-            raise decide.failure(after)
+            raise decide.failure(after, outcome.upstream_status if isinstance(outcome, UpstreamFailed) else None)
         raise UpstreamFailed("the upstream gives no project list", status=503, retry_after=2)
 
     async def _refresh(self, request: Request, target: ListTarget, entry: Entry) -> None:

@@ -102,11 +102,15 @@ def access_log() -> Observer:
             "bytes": event.sent,
             "seconds": round(event.seconds, 6),
             "upstream_seconds": round(event.upstream_seconds, 6),
+            "upstream_status": event.upstream_status,
             "collapsed": event.collapsed,
             "aborted": event.aborted,
             "client": event.client,
             "request_id": event.request_id,
         }
+        # What failed is looked into: "overloaded or broken" is one thing with a 500, another with a 429.
+        told = event.status >= 500 and event.upstream_status is not None
+        because = f"{event.because}; upstream_status {event.upstream_status}" if told else event.because
         notes = "".join(f" {note}" for note in ("collapsed", "aborted") if fields[note])
         log.log(
             level,
@@ -118,7 +122,7 @@ def access_log() -> Observer:
             notes,
             event.sent,
             event.seconds * 1000,
-            event.because,
+            because,
             clean(event.client),
             # A client that was told of an error knows it by this.
             f" {event.request_id}" if event.status >= 400 else "",

@@ -154,7 +154,7 @@ class Lookups:
                 assert entry is not None
                 return Fetched(after, status, await self._refreshed(entry, after.head))
             case decide.Fallback():
-                if status == 200 or isinstance(outcome, MalformedPage):
+                if isinstance(outcome, MalformedPage) or (isinstance(outcome, Head) and status == 200):
                     self._remember_useless(target, after)
                 return Fetched(after, status, entry)
             case decide.Fail():
@@ -220,16 +220,18 @@ class Lookups:
             headers |= validators(entry.head)
         if past_caches:
             headers |= {"Cache-Control": "no-cache"}
+        status = None
         try:
             async with self._upstream.open(target.index, url, pool="page", headers=headers) as reply:
+                status = reply.head.status
                 if reply.head.status != 200:
                     return reply.head, None
                 body = await read_body(reply, limit=self._limits.page_max)
                 if not reply.framed and not _ends_itself(body):
-                    return UpstreamFailed("the page may have been cut short", status=503, retry_after=2), None
+                    raise UpstreamFailed("the page may have been cut short", status=503, retry_after=2)
             return reply.head, await self._received(target, reply.head, reply.url, body)
         except UpstreamFailed as failure:
-            return failure, None
+            return failure.after(status), None
 
     async def _received(self, target: PageTarget, head: Head, url: str, body: bytes) -> _Received:
         content_type = head.header("Content-Type") or "text/html"
@@ -275,8 +277,11 @@ class Lookups:
     async def _refreshed(self, entry: Entry, head: Head) -> Entry:
         entry = replace(entry, head=head)
         self._negatives.pop(entry.key, None)
-        with suppress(StoreFailed):
-            await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)])
+        current = await self.stored_head(entry.key)
+        if current is None or current.body == entry.body:
+            # Else a newer page came meanwhile, and dropped the renditions that this head speaks for.
+            with suppress(StoreFailed):
+                await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)])
         return entry
 
 

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from proxy.answer import Answer, Piece
+from proxy.answer import Answer
 from proxy.codings import compress
 from proxy.core.conditions import not_modified
 from proxy.core.messages import CacheStatus, Entry, FileTarget, Headers, Request
 from proxy.core.negotiation import Coding, coding_of
 from proxy.core.urls import tag_of
 from proxy.errors import StoreFailed
-from proxy.filebodies import file_headers, proof_of
-from proxy.files import Files
+from proxy.extraction import Extraction
+from proxy.filebodies import file_headers, pieces_of, proof_of
 from proxy.fill import HOLD_BACK
 from proxy.flights import Flights
 from proxy.lookups import INLINE
@@ -51,8 +51,8 @@ class _Made:
 class Metadata:
     """The metadata of every index; at most ``waiters`` clients wait for the same coding of one body."""
 
-    def __init__(self, files: Files, listings: Listings, store: Store, *, waiters: int) -> None:
-        self._files = files
+    def __init__(self, extraction: Extraction, listings: Listings, store: Store, *, waiters: int) -> None:
+        self._extraction = extraction
         self._listings = listings
         self._store = store
         self._making: Flights[_Made | None] = Flights(waiters=waiters)
@@ -62,13 +62,13 @@ class Metadata:
         await self._making.close()
 
     async def answer(self, request: Request, target: FileTarget) -> Answer:
-        """The metadata as ``Files`` answers it, or coded. Ranges are those of the bytes as they are."""
+        """The metadata as ``Extraction`` answers it, or coded. Ranges are those of the bytes as they are."""
         coding = coding_of(request.headers.get("accept-encoding"))
         answer = None
         if coding and "range" not in request.headers:
             answer = await self._coded(request, target, coding)
         if answer is None:
-            answer = await self._files.answer(request, target)
+            answer = await self._extraction.answer(request, target)
             answer = replace(answer, headers=(*answer.headers, _VARY))
         return answer
 
@@ -86,7 +86,8 @@ class Metadata:
             etag = _etag(listed.hashes["sha256"], coding)
             if not_modified(request.headers, etag=etag, last_modified=None):
                 return Answer(304, _headers(etag), b"", status, stop=0)
-        if entry is None and request.method == "HEAD":
+        # What one client does not want fetched is refused to that client alone, not to those who joined it.
+        if entry is None and (request.method == "HEAD" or "only-if-cached" in request.headers.get("cache-control", "")):
             return None
         flight, joined = self._making.join(
             f"{listed.key}|{coding}", lambda: self._make(request, target, listed, coding, entry)
@@ -114,12 +115,12 @@ class Metadata:
         """Code the body that a client without conditions would get, and keep that; None when it is too large, or
         not the one that ``entry`` speaks of."""
         headers = {name: value for name, value in request.headers.items() if not name.startswith("if-")}
-        answer = await self._files.answer(replace(request, method="GET", headers=headers), target)
+        answer = await self._extraction.answer(replace(request, method="GET", headers=headers), target)
         try:
             known = answer.cache_status.hit
             if answer.stop is None or answer.stop > (CODED_MAX if known else HOLD_BACK):
                 return None
-            pieces = await _pieces(answer)
+            pieces = await pieces_of(answer)
 
             def work() -> tuple[bytes, str]:
                 plain = b"".join(os.pread(piece.file.fileno(), piece.count, piece.position) for piece in pieces)
@@ -136,17 +137,6 @@ class Metadata:
             with suppress(StoreFailed):
                 await self._store.write([Row(_key(listed.key, sha256, coding), coded, tag)])
         return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds)
-
-
-async def _pieces(answer: Answer) -> list[Piece]:
-    """Where the whole body of a known length lies."""
-    assert answer.stop is not None
-    pieces: list[Piece] = []
-    offset = 0
-    while not isinstance(answer.body, bytes) and (piece := await answer.body.beyond(offset)) is not None:
-        pieces.append(piece)
-        offset += piece.count
-    return pieces
 
 
 def _answer(request: Request, made: _Made, coding: Coding) -> Answer | None:

@@ -153,7 +153,7 @@ class Pages:
             case decide.Fallback():
                 status = self._fallback(after, entry)
             case decide.Fail():
-                raise decide.failure(after)
+                raise decide.failure(after, fetched.status)
             case _:
                 assert_never(after)
         assert entry is not None
@@ -195,7 +195,12 @@ class Pages:
         since, failure = self._looked.get(key, (-math.inf, None))
         if self._within(since):
             if failure is not None:
-                raise UpstreamFailed(failure.because, status=failure.status, retry_after=failure.retry_after)
+                raise UpstreamFailed(
+                    failure.because,
+                    status=failure.status,
+                    retry_after=failure.retry_after,
+                    upstream_status=failure.upstream_status,
+                )
             return manifest
         flight, _ = self._lookups.fetch(target, request, entry, whole=whole)
         try:
@@ -209,9 +214,9 @@ class Pages:
     async def _seen(self, fetched: Fetched, index: str, project: str) -> Manifest | None:
         match fetched.after:
             case decide.Fail() as after:
-                raise decide.failure(after)
+                raise decide.failure(after, fetched.status)
             case decide.Fallback() as after:
-                raise UpstreamFailed(after.because, status=503, retry_after=2)
+                raise UpstreamFailed(after.because, status=503, retry_after=2, upstream_status=fetched.status)
             case decide.Keep(negative=True):
                 return None
             case _:

@@ -50,15 +50,22 @@ _BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 
 class FailedHop(Exception):
     """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, or ``final``. ``counts``:
-    whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not."""
+    whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not. ``connected``:
+    a connection stood, so that the trouble may be with what was asked for alone."""
 
     def __init__(
-        self, kind: Literal["transport", "protocol", "final"], failure: UpstreamFailed, *, counts: bool = True
+        self,
+        kind: Literal["transport", "protocol", "final"],
+        failure: UpstreamFailed,
+        *,
+        counts: bool = True,
+        connected: bool = False,
     ) -> None:
         super().__init__(kind)
         self.kind = kind
         self.failure = failure
         self.counts = counts and failure.status == 503
+        self.connected = connected
 
 
 def passing(because: str, upstream_status: int | None = None) -> UpstreamFailed:
@@ -81,15 +88,17 @@ def explained(exc: Exception, *, refused: bool, reused: bool) -> FailedHop:
         case aiohttp.ClientHttpProxyError():
             return FailedHop("final", passing("the forward proxy cannot reach the host"))
         case aiohttp.ClientResponseError():
-            return FailedHop("protocol", passing("a malformed response"))
+            return FailedHop("protocol", passing("a malformed response"), connected=True)
         case TimeoutError():
-            return FailedHop("transport", passing("no answer in time"))
+            connected = not isinstance(exc, aiohttp.ConnectionTimeoutError)
+            return FailedHop("transport", passing("no answer in time"), connected=connected)
         case aiohttp.InvalidURL() | ValueError():
             return FailedHop("final", UpstreamFailed("no valid host in a URL"))
         case aiohttp.ClientConnectorError():
             return FailedHop("transport", passing("no connection"))
         case _:
-            return FailedHop("transport", passing("connection lost before the answer"), counts=not reused)
+            because = "connection lost before the answer"
+            return FailedHop("transport", passing(because), counts=not reused, connected=True)
 
 
 def violation_of(response: ClientResponse, asked: Mapping[str, str]) -> str | None:

@@ -42,6 +42,7 @@ class Source:
         self._replies = AsyncExitStack()
         self._reply: Reply
         self._etag: str | None = None
+        self._coding: str | None = None
         self._ranges = False
         self._limit = plan.limit
         self._received = 0
@@ -62,13 +63,15 @@ class Source:
         reply = self._reply = await self._ask({})
         self.start, declared = plan.judge(reply)
         if plan.size is not None and declared is not None and plan.size != declared:
-            raise WrongBody("the upstream's file has another size than its page lists")
+            because = "the upstream's file has another size than its page lists"
+            raise WrongBody(because, upstream_status=reply.head.status)
         if plan.size is None and declared is not None and declared > plan.limit:
-            raise UpstreamFailed("the upstream's body is larger than allowed")
+            raise UpstreamFailed("the upstream's body is larger than allowed", upstream_status=reply.head.status)
         self.size = plan.size if plan.size is not None else declared
         if self.size is not None:
             self._limit = self.size - self.start
         self._etag = _strong(reply.head.header("ETag"))
+        self._coding = reply.head.header("Content-Encoding")
         refused = (reply.head.header("Accept-Ranges") or "").strip().lower() == "none"
         kept_file = plan.keep is not None and plan.pool == "file"
         self._ranges = kept_file and not refused and (self._pinned or self._etag is not None)
@@ -155,7 +158,9 @@ class Source:
         span, size = found
         if span.start != self._received or reply.length not in (None, span.stop - span.start):
             return False
-        if not self._pinned and _strong(reply.head.header("ETag")) != self._etag:
+        # A hash decides at the end. Without one: a part of a coded body is none of this one, whatever its ETag says.
+        told = _strong(reply.head.header("ETag")), reply.head.header("Content-Encoding")
+        if not self._pinned and told != (self._etag, self._coding):
             return False
         if self.size is None and size <= self._limit:
             self.size = self._limit = size

@@ -105,7 +105,9 @@ def parse_hosts(value: object) -> tuple[str, ...]:
     """The hosts to listen on, each once: one text (with commas between several, as an environment variable has
     them) or a list of texts, which may be empty."""
     if isinstance(value, str):
-        value = parse_list(value) or [value]
+        # An IPv6 address in brackets is no list in JSON.
+        bracketed = value.startswith("[") and ":" in value and '"' not in value
+        value = [word.strip() for word in value.split(",")] if bracketed else parse_list(value) or [value]
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise ValueError('expected text in quotes, such as "127.0.0.1", or a list of such')
     return tuple(dict.fromkeys(parse_host(each) for each in value))
@@ -160,13 +162,15 @@ def parse_trusted_proxy(value: object) -> IPv4Network | IPv6Network | str:
 
 
 def parse_missing_status(value: object) -> tuple[int, ...]:
-    """The statuses that mean "there is no such project", sorted; 404 and 410 always do. 408, 425 and 429 mean
-    "later", and would be taken for "look elsewhere"."""
+    """The statuses that mean "there is no such project", sorted; 404 and 410 always do. 401 and 407 mean "who are
+    you", 408, 425 and 429 "later": both would be taken for "look elsewhere"."""
     if isinstance(value, str):
         value = parse_list(value)
     if not isinstance(value, list | tuple):
         raise ValueError("expected a list of statuses such as [404, 403]")
     statuses = {404, 410} | {_whole(each, 400, 499, "expected statuses from 400 to 499") for each in value}
+    if statuses & {401, 407}:
+        raise ValueError("expected neither 401 nor 407: with a bad password every project would seem to be missing")
     if statuses & {408, 425, 429}:
         raise ValueError("expected none of 408, 425 and 429: they mean that a later request may succeed")
     return tuple(sorted(statuses))
@@ -240,6 +244,8 @@ def parse_socket_path(value: Path) -> Path:
     path = _absolute(value)
     if value == Path() or "\0" in str(value) or len(os.fsencode(path)) > 103:
         raise ValueError("expected the path of a socket, at most 103 bytes with all its directories")
+    if not os.path.isdir(path.parent):
+        raise ValueError("expected a path in a directory that is there")
     return path
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
+
+_log = logging.getLogger("proxy")
+_KEPT = {"event": "certificate_kept"}
 
 
 class BadPair(Exception):
@@ -45,3 +49,31 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 def _no_password() -> str:
     """In place of OpenSSL's own question, which would wait at the terminal."""
     raise ValueError
+
+
+class Certificate:
+    """The certificate of the listener and its key, read again when the operator says so."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Raises BadPair."""
+        self._certificate = certificate
+        self._key = key
+        self.context = server_context(certificate, key)
+
+    def reload(self) -> None:
+        """New handshakes get what the files hold now; when that cannot be used, what they got before."""
+        try:
+            server_context(self._certificate, self._key)
+            load(self.context, self._certificate, self._key)
+        except BadPair as error:
+            _log.error("the certificate stays as it was: server.%s %s", error.key, error.because, extra=_KEPT)
+        else:
+            _log.info("the certificate was read again", extra={"event": "certificate"})
+
+
+def reload(certificate: Certificate | None) -> None:
+    """SIGHUP: all that can be read again while we run is the certificate."""
+    if certificate is None:
+        _log.info("nothing to read again: there is no tls_cert", extra={"event": "nothing_to_reload"})
+    else:
+        certificate.reload()

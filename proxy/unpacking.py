@@ -82,7 +82,7 @@ class Gunzip(Decoder):
             try:
                 part = self._member.decompress(data, CHUNK)
             except zlib.error:
-                raise UpstreamFailed("a gzip body that cannot be decoded") from None
+                raise passing("a gzip body that cannot be decoded") from None
             yield from super().parts(part)
             if self._made > max(_RATIO_FROM, self._ratio * self._fed):
                 raise UpstreamFailed("a gzip body that grows too much")

@@ -22,12 +22,13 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, hdrs
 from yarl import URL
 
 from proxy import egress
-from proxy.breaker import Breaker, Key, Patience
+from proxy.breaker import Patience
 from proxy.connections import FILES, FLIGHT, PAGES, Budget, Dropped, Flight, open_session, trusting, user_agent
 from proxy.credentials import Credentials
 from proxy.egress import Address, Destination
 from proxy.errors import UpstreamFailed
 from proxy.replies import FailedHop, Reply, drain, explained, location_header, passing, reply_of, rest_of, violation_of
+from proxy.rests import Place, Rests
 
 Pool = Literal["page", "file"]
 
@@ -68,7 +69,7 @@ class Upstream:
         files: Budget = FILES,
         patience: Patience | None = None,
     ) -> None:
-        self._breaker = Breaker(patience)
+        self._rests = Rests(patience)
         self._sites = {site.name: (site, egress.parse(site.url)) for site in sites}
         self._budgets: dict[Pool, Budget] = {"page": pages, "file": files}
         self._sessions: dict[tuple[str, Pool], ClientSession] = {}
@@ -143,36 +144,31 @@ class Upstream:
     async def _answered(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
         """One hop, asked again where that may help: nothing of an answer has been used yet, and GET and HEAD
         are idempotent (RFC 9110 §9.2.2)."""
-        key = call.site.name, there.origin
-        probe = self._breaker.admit(key, asyncio.get_running_loop().time())
+        place = call.site.name, there.origin
+        probe = self._rests.admit(place, asyncio.get_running_loop().time())
         while True:
             try:
-                return await self._attempt(call, there, key)
+                return await self._attempt(call, there, place)
             except FailedHop as failed:
                 if probe or not call.may_retry(failed.kind):
                     # Without its context: that would carry the URL into a traceback.
                     raise failed.failure from None
             await asyncio.sleep(random.uniform(*_PAUSE))
 
-    async def _attempt(self, call: _Call, there: Destination, key: Key) -> tuple[ClientResponse, float]:
+    async def _attempt(self, call: _Call, there: Destination, place: Place) -> tuple[ClientResponse, float]:
         """One request, and a word to the breaker of what became of it."""
         now = asyncio.get_running_loop().time
         try:
             response, asked_at = await self._ask(call, there)
         except FailedHop as failed:
             if failed.counts:
-                self._breaker.failed(key, now())
+                self._rests.failed(place, there.url if failed.connected else None, now())
             raise
         finally:
             # What was refused by us or cancelled says nothing about the origin.
-            self._breaker.dropped(key)
-        rest = rest_of(response)
-        if rest is not None:
-            self._breaker.asked_to_rest(key, rest, now())
-        elif response.status < 500:
-            self._breaker.succeeded(key, now())
-        elif call.method == "GET":  # what knows no HEAD answers it with a 501, or a 500
-            self._breaker.failed(key, now())
+            self._rests.dropped(place)
+        status, rest = response.status, rest_of(response)
+        self._rests.answered(place, there.url, now(), status=status, rest=rest, method=call.method)
         return response, asked_at
 
     async def _ask(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
@@ -211,7 +207,7 @@ class Upstream:
         violation = violation_of(response, call.headers)
         if violation is not None:
             response.close()
-            raise FailedHop("protocol", passing(violation, response.status))
+            raise FailedHop("protocol", passing(violation, response.status), connected=True)
         return response, asked_at
 
     async def _own_addresses(self, call: _Call) -> frozenset[Address]:

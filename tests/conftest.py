@@ -160,6 +160,16 @@ def default_upstream() -> str:
     return PYPI_SIMPLE_ENDPOINT
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers each module is one group, for its tests share a server; those with the many clients are
+    one together, since these are fetched once per worker, and go first: they take longest."""
+    clients = ("test_clients_walk", "test_clients_needs", "test_clients_uv", "test_readme", "test_default_upstream")
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("clients" if item.path.stem in clients else item.path.stem))
+    items.sort(key=lambda item: item.path.stem not in clients)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: a skipped test there is a promise nobody looked at."""

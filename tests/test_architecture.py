@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
         "adoption",
         "rows",
     },
-    "upstream": {"upstream", "connections", "replies", "unpacking", "egress", "breaker"},
+    "upstream": {"upstream", "connections", "replies", "unpacking", "egress", "rests", "breaker"},
     "fills": {"fills", "fill", "source", "plan", "flights"},
     "gateway": {
         "gateway",
@@ -62,6 +62,8 @@ ROOMS: dict[str, set[str]] = {
         "filebodies",
         "filereplies",
         "metadata",
+        "extraction",
+        "wheelfile",
     },
     "web": {"web"},
     # Small enough to be seen where settings are: whether a secret can be read is found at start.

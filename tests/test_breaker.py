@@ -113,6 +113,41 @@ def test_it_is_bounded() -> None:
     assert heard(breaker, 5) is False
 
 
+def test_one_url_that_fails_counts_once() -> None:
+    """However often it is tried again, the others are asked for; as many that fail make the origin rest."""
+    breaker = Breaker(Patience(failures=3))
+    for now in range(20):
+        breaker.failed(KEY, now, f"/{now % 2}")
+    assert heard(breaker, 20) is False
+    breaker.failed(KEY, 20, "/2")
+    assert heard(breaker, 20) == (FAILURES, 5)
+
+
+def test_a_url_that_failed_long_ago_counts_for_nothing() -> None:
+    """What counts is how many different ones failed within the window, each when it failed last."""
+    breaker = Breaker(Patience(failures=2))
+    breaker.failed(KEY, 0, "/a")
+    assert not breaker.failed(KEY, 31, "/b")
+    assert not breaker.failed(KEY, 40, "/b")
+    assert breaker.failed(KEY, 70, "/a")
+
+
+def test_failures_to_connect_count_each() -> None:
+    """They are the host's, whatever was to be asked for; between them a URL's own ones."""
+    breaker = Breaker(Patience(failures=3))
+    assert [breaker.failed(KEY, 0), breaker.failed(KEY, 1, "/a"), breaker.failed(KEY, 2, "/a")] == [False] * 3
+    assert breaker.failed(KEY, 3)
+
+
+def test_who_asks_learns_of_each_change_once() -> None:
+    """When a rest begins and when it ends, not while it goes on."""
+    breaker = Breaker(Patience(failures=1))
+    assert [breaker.failed(KEY, 0), breaker.failed(KEY, 0), breaker.asked_to_rest(KEY, 1, 0)] == [True, False, False]
+    assert [breaker.succeeded(KEY, 2), breaker.succeeded(KEY, 2)] == [True, False]
+    assert [breaker.asked_to_rest(KEY, 5, 3), breaker.asked_to_rest(KEY, 9, 3)] == [True, False]
+    assert [breaker.succeeded(KEY, 4), breaker.succeeded(KEY, 12)] == [False, True]
+
+
 def test_patience_is_a_setting() -> None:
     """Other counts, other intervals; and no rest at all where none is granted."""
     patience = Patience(failures=1, within=1, probe_every=60, rest_max=0)

@@ -120,7 +120,8 @@ def test_help_needs_nothing_heavy() -> None:
 def test_check_says_what_would_be_served(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every index, where it answers, the cache and its limits; and nothing is made."""
     second = '[[index]]\nname = "b"\nurl = "https://example.com"\nproxy = "http://127.0.0.1:3128"\nprivate = true\n'
-    config.write_text(config.read_text() + second + '[freshness]\noffline = true\n[limits]\npage_max = "32MiB"\n')
+    more = '[freshness]\noffline = true\n[limits]\npage_max = "32MiB"\nrest_max = "2m"\n'
+    config.write_text(config.read_text() + second + more)
     assert cli.main(["check", "--config", str(config)]) == 0
     said, complaints = capsys.readouterr()
     assert complaints == ""
@@ -131,6 +132,7 @@ def test_check_says_what_would_be_served(config: Path, capsys: pytest.CaptureFix
     assert f"{config.parent / 'cache'} (will be made)" in said
     assert "20GB of files, 2GB of pages" in said
     assert "32MiB" in said
+    assert "after 5 failures in 30s, is asked again every 5s, and rests at most 2m" in said
     assert not (config.parent / "cache").exists()
 
 

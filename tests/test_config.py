@@ -275,6 +275,7 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         ("[server]\nhost = []", "server.host", "expected an address, or a unix_socket"),
         ('[server]\nunix_socket = ""', "server.unix_socket", "expected the path of a socket"),
         (f'[server]\nunix_socket = "/{"x" * 103}"', "server.unix_socket", "expected the path of a socket"),
+        ('[server]\nunix_socket = "/nowhere/a"', "server.unix_socket", "expected a path in a directory that is there"),
         ('[server]\ntls_cert = ""', "server.tls_cert", "expected a file in PEM"),
         ('[server]\ntls_cert = "/nowhere/a"\ntls_key = "/nowhere/b"', "server.tls_cert", "cannot be read"),
         (
@@ -327,6 +328,8 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         (f"{INDEX}missing_status = [500]", "index[0].missing_status", "expected statuses from 400 to 499"),
         (f"{INDEX}missing_status = [true]", "index[0].missing_status", "expected statuses from 400 to 499"),
         (f"{INDEX}missing_status = [429]", "index[0].missing_status", "expected none of 408, 425 and 429"),
+        (f"{INDEX}missing_status = [403, 401]", "index[0].missing_status", "expected neither 401 nor 407"),
+        (f"{INDEX}missing_status = [407]", "index[0].missing_status", "expected neither 401 nor 407"),
         (f"{INDEX}{INDEX}", "index", "expected a different name for every index"),
         (INDEX.replace('"a"', '"A"'), "index[0].name", "expected lower-case letters"),
         (INDEX.replace('"a"', '"-a"'), "index[0].name", "expected lower-case letters"),
@@ -543,7 +546,7 @@ def test_the_environment_comes_before_the_file_of_a_secret(
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("[]", (404, 410)), ("[404, 403]", (403, 404, 410)), ("[410, 401]", (401, 404, 410)), ('"403"', (403, 404, 410))],
+    [("[]", (404, 410)), ("[404, 403]", (403, 404, 410)), ("[410, 402]", (402, 404, 410)), ('"403"', (403, 404, 410))],
 )
 def test_statuses_that_mean_missing(written: Callable[[str], Path], said: str, meant: tuple[int, ...]) -> None:
     """404 and 410 always do."""
@@ -783,6 +786,9 @@ def test_hosts_to_listen_on(host: str, expected: str) -> None:
     [
         ("127.0.0.1", ("127.0.0.1",)),
         ("127.0.0.1,[::1]", ("127.0.0.1", "::1")),
+        ("[::1]", ("::1",)),
+        ("[::1], 127.0.0.1", ("::1", "127.0.0.1")),
+        ('["[::1]"]', ("::1",)),
         (["localhost", "::1", "localhost"], ("localhost", "::1")),
         ([], ()),
     ],

@@ -133,6 +133,18 @@ def test_written_over_in_place(tmp_path: Path) -> None:
     assert kept.reveal() == "two"
 
 
+def test_a_change_of_its_status_is_a_change(tmp_path: Path) -> None:
+    """A new secret that we may read only after a chown is not overlooked: of all times only ctime tells of that."""
+    path = tmp_path / "secret"
+    path.write_text("one")
+    before = path.stat()
+    kept = Kept(path, read_secret)
+    assert kept.reveal() == "one"
+    path.write_text("two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kept.reveal() == "two"
+
+
 def test_no_secret_at_all_is_a_failure(tmp_path: Path) -> None:
     """An index that wants credentials is never asked without them."""
     with pytest.raises(UpstreamFailed) as caught:

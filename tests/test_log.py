@@ -75,6 +75,19 @@ def test_an_error_has_its_request_id(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err.endswith("(no connection) 127.0.0.1 0123456789abcdef\n")
 
 
+def test_an_error_tells_what_the_upstream_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    """In both formats; what went well needs no such note."""
+    set_up("text", "info")
+    access_log()(event(status=503, because="overloaded or broken", upstream_status=500))
+    access_log()(event(upstream_status=200))
+    failed, fine = capsys.readouterr().err.splitlines()
+    assert " (overloaded or broken; upstream_status 500) " in failed
+    assert "upstream_status" not in fine
+    set_up("json", "info")
+    access_log()(event(status=503, upstream_status=500))
+    assert json.loads(capsys.readouterr().err)["upstream_status"] == 500
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     """A line for machines: every field of the event, under its own name."""
     set_up("json", "info")
@@ -93,6 +106,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "bytes": 1234,
         "seconds": 0.012346,
         "upstream_seconds": 0.01,
+        "upstream_status": None,
         "collapsed": False,
         "aborted": True,
         "client": "127.0.0.1",

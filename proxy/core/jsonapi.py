@@ -51,7 +51,10 @@ def _malformed(because: str) -> MalformedPage:
 
 
 def _same_version(told: object, asked: str) -> bool:
-    return isinstance(told, str) and canonicalize_version(told) == canonicalize_version(asked)
+    try:
+        return isinstance(told, str) and canonicalize_version(told) == canonicalize_version(asked)
+    except ValueError:  # a number of more digits than int() takes
+        return False
 
 
 def base_of(document: Mapping[str, Any], url: str, index: str) -> bytes:

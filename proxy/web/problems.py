@@ -19,9 +19,11 @@ _HINTS = {
     404: "Check the name: an index address ends in /simple, and file addresses come from its pages.",
     406: "Ask for one of them in Accept, or with ?format=.",
     421: "Use one of the names in server.allowed_hosts, or add this one to it.",
-    502: "The proxy's log has the reason under the request id.",
-    503: "Try again; the proxy's log has the reason under the request id.",
+    502: "The proxy's log has the details under the request id.",
+    503: "Try again; the proxy's log has the details under the request id.",
 }
+
+_RETRY_AFTER = 2
 
 
 def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer:
@@ -31,8 +33,10 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
         sentence = f"{sentence} {_HINTS[error.status]}"
     headers: Headers = (("Cache-Control", "no-store"), ("Vary", "Accept"))
     headers += error.headers
-    if error.retry_after is not None:
-        headers += (("Retry-After", str(error.retry_after)),)
+    # A failure is never final: installers come again, and those that read this field not at once.
+    after = _RETRY_AFTER if error.retry_after is None and isinstance(error, UpstreamFailed) else error.retry_after
+    if after is not None:
+        headers += (("Retry-After", str(after)),)
     if error.status == 405:
         headers += (("Allow", "GET, HEAD"),)
     # A browser names text/html; a program says nothing, */* or what it came for.
@@ -43,7 +47,14 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
     status = CacheStatus(error.outcome, error.because, hit=error.outcome == "negative")
     if error.outcome == "missing":
         status = replace(status, forward="uri-miss", forward_status=404, stored=True)
-    return Answer(error.status, (("Content-Type", media_type), *headers), body, status, stop=len(body))
+    waited = 0.0
+    if isinstance(error, UpstreamFailed):
+        waited = error.upstream_seconds
+        if error.upstream_status is not None:
+            # RFC 9211 §2.2: "miss" leaves open whether something was stored that could not be used.
+            status = replace(status, forward="miss", forward_status=error.upstream_status)
+    headers = (("Content-Type", media_type), *headers)
+    return Answer(error.status, headers, body, status, stop=len(body), upstream_seconds=waited)
 
 
 def _blame(error: ProxyError) -> str:

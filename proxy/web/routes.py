@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy.answer import Answer
 from proxy.core.messages import CacheStatus
@@ -87,6 +87,9 @@ class Door:
                 # A fault of ours: the client gets a constant 500, the log the trace.
                 _log.exception("request %s failed", request_id)
             told = error if isinstance(error, ProxyError) else ProxyError("the proxy failed")
+            if told.status == 505:
+                # aiohttp answers in the version of the request, which we do not speak (RFC 9110 §15.6.6).
+                incoming._cache["version"] = HttpVersion11
             answer = problem(told, accept=incoming.headers.get("Accept"), request_id=request_id)
         sent = Sent(answer.status)
         try:
@@ -126,11 +129,12 @@ class Door:
             # A target in absolute form may carry credentials.
             path=incoming.raw_path.partition("?")[0] if incoming.raw_path.startswith("/") else "-",
             outcome=status.outcome,
-            because=status.because,
+            because=sent.because or status.because,
             status=sent.status,
             sent=sent.sent,
             seconds=seconds,
             upstream_seconds=answer.upstream_seconds,
+            upstream_status=status.forward_status,
             collapsed=status.collapsed,
             aborted=sent.aborted,
             client=self._front.client(incoming),

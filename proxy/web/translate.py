@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from proxy.answer import Answer, Piece, Stream
 from proxy.core.messages import FileTarget, Moved, NotHere, Request
 from proxy.core.urls import parse_target
-from proxy.errors import Refused, UpstreamFailed
+from proxy.errors import ProxyError, Refused, StoreFailed, UpstreamFailed
 
 _log = logging.getLogger("proxy.web")
 
@@ -39,11 +39,13 @@ _KEPT = (
 
 @dataclass(slots=True)
 class Sent:
-    """What went out: ``sent`` body bytes; ``aborted`` when the connection ended before the body did."""
+    """What went out: ``sent`` body bytes; ``aborted`` when the connection ended before the body did, ``because`` of
+    what."""
 
     status: int
     sent: int = 0
     aborted: bool = False
+    because: str = ""
 
 
 def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str, root: str = "") -> Request:
@@ -110,12 +112,12 @@ class Sender:
             # The client left or does not read, or the rest of the body will never come, or a disk failed. A clean
             # end would make a short body look complete, an error document would be taken for the rest of it, and
             # a cancelled sendfile leaves the socket open: whatever it was, reset.
-            sent.aborted = True
+            sent.aborted, sent.because = True, _because(reason)
             if incoming.transport is not None:
                 reset(incoming.transport)
             if not isinstance(reason, Exception):
                 raise
-            if not isinstance(reason, ConnectionError | TimeoutError | UpstreamFailed):
+            if not isinstance(reason, ConnectionError | TimeoutError | ProxyError):
                 _log.error("a response was cut by a fault of ours", exc_info=reason)
         finally:
             answer.close()
@@ -158,7 +160,7 @@ class Sender:
             piece = await stream.beyond(offset)
             transport = incoming.transport
             if piece is None or transport is None or transport.is_closing():
-                raise ConnectionResetError("the body ended early" if piece is None else "the client left")
+                raise UpstreamFailed("the body ended early") if piece is None else ConnectionResetError
             count = min(piece.count, stop - offset, SLICE)
             async with asyncio.timeout(self._stall):
                 if native:
@@ -171,7 +173,7 @@ class Sender:
                 else:
                     sent_now = await _copied(response, piece, count)
             if sent_now != count:
-                raise ConnectionResetError("the file is shorter than its head says")
+                raise StoreFailed("the stored file is shorter than it was")
             offset += count
             sent.sent += count
 
@@ -182,7 +184,7 @@ class Sender:
             async with asyncio.timeout(self._stall):
                 count = await _copied(response, piece, min(piece.count, SLICE))
             if count == 0:
-                raise ConnectionResetError("the file is shorter than its head says")
+                raise StoreFailed("the stored file is shorter than it was")
             offset += count
             sent.sent += count
 
@@ -200,6 +202,21 @@ def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     if answer.stop is not None and answer.status != 304:
         headers["Content-Length"] = str(answer.stop - answer.start)
     return web.StreamResponse(status=answer.status, headers=headers)
+
+
+def _because(reason: BaseException) -> str:
+    """Why a body did not come to its end, for the log: a client that was cut has nothing but that to go by."""
+    match reason:
+        case ProxyError():
+            return reason.because
+        case TimeoutError():
+            return "the client stopped reading"
+        case ConnectionError():
+            return "the client left"
+        case asyncio.CancelledError():
+            return "the proxy is shutting down"
+        case _:
+            return "the proxy failed"
 
 
 async def _copied(response: web.StreamResponse, piece: Piece, count: int) -> int:

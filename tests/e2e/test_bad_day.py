@@ -108,6 +108,7 @@ FAULTS: dict[str, tuple[Behaviour, int]] = {
     "unparsable": (instead(OTHER[:40], JSON_V1), 1),
     "no-page": (instead(b"\x7fELF", "application/octet-stream"), 1),
     "wrong-project": (instead(OTHER, JSON_V1), 1),
+    "no-gzip": (Answer(headers={"Content-Encoding": "gzip"}, body=b"no gzip"), 1),
     "cut": (cut(20), 1),
     "slow": (Answer(held=NEVER_OPENED), 1),
     "stall": (Answer(stall_after=10, gate=NEVER_OPENED), 1),
@@ -122,6 +123,11 @@ FAULTS: dict[str, tuple[Behaviour, int]] = {
     "two-lengths": (raw("200 OK", OTHER, "Content-Length: 9", f"Content-Length: {len(OTHER)}"), 2),
     "2000-headers": (raw("200 OK", OTHER, *(f"X-{n}: {n}" for n in range(2000)), "Content-Length: 9"), 2),
 }
+
+
+# The status of what came is told, but of what is no answer at all, or not all here in time.
+NO_ANSWER = ("reset", "hang-up", "slow", "stall", "trickle", "more-than-declared", "two-lengths", "2000-headers")
+ANSWERED = {name: int(name[:3]) if name[:3].isdigit() else 200 for name in FAULTS} | dict.fromkeys(NO_ANSWER)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -148,6 +154,31 @@ def test_no_stored_page(here: World, fault: str) -> None:
     assert comes_again(got), (got.status, got.headers)
     assert got.headers["content-type"] == "application/problem+json"
     assert len(here.page_requests(name)) == asked
+    # The operator sees what there was of an answer, and how long it took.
+    line, answered = here.line(got), ANSWERED[fault]
+    assert line["upstream_status"] == answered
+    assert line["upstream_seconds"] > 0
+    assert got.headers["cache-status"].startswith(
+        'pip-cache-proxy; detail="' if answered is None else f"pip-cache-proxy; fwd=miss; fwd-status={answered}; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "answered"),
+    [(busy(500), 500), (Answer(status=403, body=b""), 403), (Answer(status=404, body=b""), 404), (hang_up, None),
+     (instead(PORTAL, HTML), 200), (Answer(corrupt=0), 200)],
+    ids=["500", "403", "404", "hang-up", "captive-portal", "corrupt"],
+)  # fmt: skip
+def test_no_file(here: World, behaviour: Behaviour, answered: int | None) -> None:
+    """What came in a file's place is told as well."""
+    name, file = project(here, GOOD)
+    assert here.page(name).status == 200
+    here.script_file(file, behaviour)
+    got = here.file(file)
+    line = here.line(got)
+    assert got.status in (502, 503)
+    assert (line["status"], line["upstream_status"]) == (got.status, answered)
+    assert line["upstream_seconds"] > 0
 
 
 def login_page(here: World) -> str:
@@ -158,7 +189,6 @@ def login_page(here: World) -> str:
 
 REFUSED: dict[str, tuple[Behaviour, bool]] = {
     "bomb": (Answer(headers={"Content-Encoding": "gzip"}, body=BOMB), True),
-    "no-gzip": (Answer(headers={"Content-Encoding": "gzip"}, body=b"no gzip"), True),
     "redirect-nowhere": (Answer(status=302, body=b""), True),
     "redirect-loop": (lambda exchange: redirect(exchange.seen.path)(exchange), True),
     "redirect-where-it-may-not": (redirect("http://192.0.2.1/simple/x/"), True),
@@ -166,6 +196,9 @@ REFUSED: dict[str, tuple[Behaviour, bool]] = {
     "403": (Answer(status=403, body=b"canary"), False),
     "407": (Answer(status=407, body=b"canary"), False),
 }
+
+
+REFUSED_STATUS = {"bomb": 200, "redirect-nowhere": 302}
 
 
 @pytest.mark.parametrize("fault", REFUSED)
@@ -182,7 +215,9 @@ def test_502(here: World, fault: str) -> None:
             assert last_good(got, first)
         else:
             assert got.status == 502
-    assert here.page(cold).status == 502
+    got = here.page(cold)
+    assert got.status == 502
+    assert here.line(got)["upstream_status"] == (int(fault) if fault.isdigit() else REFUSED_STATUS.get(fault))
     assert last_good(here.page(name), first) is falls_back
 
 
@@ -425,6 +460,38 @@ def test_a_file_host_that_asks_to_be_left_alone(tmp_path: Path) -> None:
         assert comes_again(here.file(other))
         assert here.file_requests(other) == []
         assert here.page(project(here, polite)[0]).status == 200
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "hang-up", "two-lengths", "2000-headers"])
+def test_one_page_that_fails_is_that_page_alone(tmp_path: Path, fault: str) -> None:
+    """An installer that tries it again and again does not make the index rest for the others; another page that fails
+    does, where two are enough."""
+    with world(tmp_path, {"limits": {"breaker_failures": 2, "probe_interval": NEVER}}) as here:
+        bad, _ = project(here, FAULTS[fault][0])
+        assert all(comes_again(here.page(bad)) for _ in range(3))
+        assert len(here.page_requests(bad)) == 3 * FAULTS[fault][1]
+        assert here.page(project(here, polite)[0]).status == 200
+        # That was a sign of life, so the count begins anew.
+        assert comes_again(here.page(bad))
+        assert comes_again(here.page(project(here, FAULTS[fault][0])[0]))
+        good, _ = project(here, polite)
+        assert comes_again(here.page(good))
+        assert here.page_requests(good) == []
+
+
+def test_the_log_tells_who_rests(tmp_path: Path) -> None:
+    """Once when it begins and once when it ends: the index and its host, and nothing that was asked of it."""
+    with world(tmp_path, {"limits": {"breaker_failures": 2, "probe_interval": "0.3s"}}) as here:
+        names = [project(here, busy(500))[0] for _ in range(3)]
+        assert all(comes_again(here.page(name)) for name in names)
+        good, _ = project(here, polite)
+        eventually(lambda: here.page(good).status == 200, "it is asked again")
+        lines = here.proxy.wait_for_log(lambda lines: any(line["event"] == "back" for line in lines))
+        told = [line for line in lines if line["event"] in ("resting", "back")]
+        host = here.upstream.origin.partition("//")[2]
+        assert [(each["event"], each["level"]) for each in told] == [("resting", "warning"), ("back", "info")]
+        assert all((each["index"], each["host"]) == ("test", host) for each in told)
+        assert not any(name in str(told) for name in names)
 
 
 def test_it_is_left_alone_no_longer_than_rest_max(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched
 from tests.harness.packages import Distribution, core_metadata, sdist, wheel
 from tests.harness.waiting import eventually
-from tests.harness.world import AS_JSON, HTML, World, fresh_name, world
+from tests.harness.world import AS_JSON, HTML, World, fresh_name, listen, world
 
 UV = "gzip, br, zstd, deflate"
 PDM = "gzip, deflate"
@@ -295,6 +295,17 @@ def test_a_crowd_for_cold_metadata(here: World) -> None:
     assert {each.body for each in crowd} == {metadata(here, file, UV).body}
     assert sum("collapsed" in each.headers["cache-status"] for each in crowd) == 5
     assert len(here.file_requests(file, METADATA)) == 1
+
+
+def test_metadata_that_one_client_does_not_want_fetched(here: World) -> None:
+    """Only that client is refused (only-if-cached), not those who ask in the same moment."""
+    for _ in range(10):
+        file = listed(here)
+        request = f"GET {here.path_of(file, METADATA)} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {UV}\r\n"
+        with here.connect() as unwilling, here.connect() as other:
+            unwilling.sendall(f"{request}Cache-Control: only-if-cached\r\nConnection: close\r\n\r\n".encode())
+            other.sendall(f"{request}Connection: close\r\n\r\n".encode())
+            assert (listen(unwilling).status, listen(other).status) == (504, 200)
 
 
 def test_coded_metadata_lasts(here: World) -> None:

@@ -418,6 +418,15 @@ def test_no_list_at_all(here: World, index: str, fault: str) -> None:
     assert requests(here, index) > before
 
 
+def test_an_index_without_a_list(here: World, index: str) -> None:
+    """Many have none: that is said, and no more."""
+    script(here, index, listing(status=404))
+    got = ask(here, index)
+    assert got.status == 502
+    assert json.loads(got.body)["because"] == "the index has no project list"
+    assert "fwd-status=404" in got.headers["cache-status"]
+
+
 def test_an_older_list(here: World, index: str) -> None:
     """A mirror that lags behind does not take back what is known."""
     kept(here, index, listing(as_json(["new"]), {**STALE, "X-PyPI-Last-Serial": "8"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -23,14 +24,14 @@ from typing import Any
 import pytest
 import trustme
 
-from proxy.cli import EX_OSERR
+from proxy.cli import EX_CONFIG, EX_OSERR
 from proxy.tls import server_context
 from tests.harness.behaviours import Answer
 from tests.harness.certificates import Pair, pair
 from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.packages import blob, wheel
-from tests.harness.server import ProxyServer
+from tests.harness.server import ProxyServer, Settings
 from tests.harness.waiting import eventually
 from tests.harness.world import AS_JSON, PATIENCE, World, fresh_name, heard, world
 
@@ -209,6 +210,35 @@ def test_a_client_that_says_nothing_at_the_tls_port(tmp_path: Path) -> None:
         assert "Traceback" not in running.proxy.stderr
 
 
+def test_clients_that_say_nothing_do_not_crowd_the_tls_port(tmp_path: Path) -> None:
+    """A connection counts before its handshake, too, when it costs the most: beyond the limit it is closed at once,
+    another address has its own, and a place that becomes free is free."""
+    made = pair(tmp_path / "pem")
+    limits = {"client_connections_per_address": 5, "keepalive_timeout": "1h"}
+    with world(tmp_path, {"server": made.settings, "limits": limits}) as running, ExitStack() as open_ones:
+
+        def from_address(address: str) -> socket.socket:
+            place = (running.proxy.host, running.proxy.port)
+            return open_ones.enter_context(socket.create_connection(place, PATIENCE, (address, 0)))
+
+        silent = [from_address("127.0.0.2") for _ in range(5)]
+        assert all_of(from_address("127.0.0.2"))[0] == b""
+        assert select.select(silent, [], [], 0)[0] == []  # those inside still are
+        secure = Secure(running, made)
+        assert secure.get("/healthz").status == 200
+        silent.pop().close()
+
+        def free() -> bool:
+            try:
+                with made.trust().wrap_socket(from_address("127.0.0.2"), server_hostname="127.0.0.1"):
+                    return True
+            except OSError:
+                return False
+
+        eventually(free, "a place becomes free")
+        assert "Traceback" not in running.proxy.stderr
+
+
 def test_the_end_drains_over_tls(tmp_path: Path) -> None:
     """A download under way arrives whole, an idle connection is closed cleanly and holds nobody up; exit 0."""
     made = pair(tmp_path / "pem")
@@ -357,6 +387,14 @@ def test_a_name_is_all_its_addresses(tmp_path: Path) -> None:
         assert len({address.rpartition(":")[2] for address in running.proxy.addresses}) == 1
 
 
+@pytest.mark.parametrize("hosts", [["localhost", "127.0.0.1"], ["::1", "0:0:0:0:0:0:0:1"]])
+def test_an_address_that_is_named_twice(tmp_path: Path, hosts: list[str]) -> None:
+    """It is listened on once: that it is taken by ourselves is no mistake of the operator's."""
+    with world(tmp_path, {"server": {"host": hosts}}) as running:
+        assert len(set(running.proxy.addresses)) == len(running.proxy.addresses)
+        assert running.get("/healthz").status == 200
+
+
 def test_curl_over_ipv6_and_tls(tmp_path: Path) -> None:
     """``curl -k https://[::1]:PORT/simple/{project}/`` works, and with the authority it needs no -k."""
     made = pair(tmp_path / "pem")
@@ -444,24 +482,29 @@ def test_the_local_socket_alone(tmp_path: Path) -> None:
             assert path.exists()
 
 
-@pytest.mark.parametrize("there", ["file", "directory", "nowhere"])
+@pytest.mark.parametrize("there", ["file", "directory"])
 def test_the_local_socket_removes_nothing_else(tmp_path: Path, there: str) -> None:
     """What is no socket stays, and the line names the key and the path."""
     path = tmp_path / "place"
     if there == "file":
         path.write_text("precious")
-    elif there == "directory":
-        path.mkdir()
     else:
-        path = path / "socket"
+        path.mkdir()
     proxy = ProxyServer(
         tmp_path / "proxy", {"test": "http://127.0.0.1:1/"}, settings={"server": {"unix_socket": str(path)}}
     )
     with pytest.raises(AssertionError, match=f"ended with {EX_OSERR}") as caught:
         proxy.start()
-    reason = os.strerror(2 if there == "nowhere" else 17)
-    assert f"server.unix_socket: cannot listen on {path}: {reason}" in str(caught.value)
-    assert path.exists() is (there != "nowhere")
+    assert f"server.unix_socket: cannot listen on {path}: {os.strerror(17)}" in str(caught.value)
+    assert path.exists()
+
+
+def test_a_local_socket_nowhere(tmp_path: Path) -> None:
+    """A directory that is not there is a bad setting, as `check` says too."""
+    settings: Settings = {"server": {"unix_socket": str(tmp_path / "nowhere" / "socket")}}
+    with pytest.raises(AssertionError, match=f"ended with {EX_CONFIG}") as caught:
+        ProxyServer(tmp_path / "proxy", {"test": "http://127.0.0.1:1/"}, settings=settings).start()
+    assert "server.unix_socket: expected a path in a directory that is there" in str(caught.value)
 
 
 # --- who asked

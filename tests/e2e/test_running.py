@@ -187,6 +187,7 @@ def test_the_front_gate(here: World, case: str) -> None:
     before = len(here.upstream.log)
     got = here.say(said)
     assert got.status == status, got.data
+    assert got.data.startswith(b"HTTP/1.")  # a version we speak, whatever was asked in
     assert got.headers["content-type"] == "application/problem+json"
     assert got.headers["x-content-type-options"] == "nosniff"
     document = json.loads(got.body)

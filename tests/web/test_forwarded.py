@@ -67,6 +67,19 @@ def test_the_client(peer: str, forwarded: list[str], client: str) -> None:
     assert FRONT.walked(peer, forwarded) == client
 
 
+class Unread(str):
+    """A line of a field that nobody should take apart."""
+
+    def split(self, *how: object) -> list[str]:
+        raise AssertionError("it was taken apart")
+
+
+def test_what_a_stranger_forwards_is_not_even_taken_apart() -> None:
+    """A hundred lines of commas cost more than an answer; they end where the trust ends."""
+    assert FRONT.walked("192.0.2.1", [Unread(",")]) == "192.0.2.1"
+    assert FRONT.walked("127.0.0.1", [Unread(","), "192.0.2.1"]) == "192.0.2.1"
+
+
 def test_the_local_socket_when_it_is_trusted() -> None:
     """Whoever may open it is a front proxy; what it forwards is then judged as ever."""
     front = Front(trusted=NETWORKS, unix=True)

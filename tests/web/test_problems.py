@@ -70,7 +70,8 @@ def test_problem_documents(error: ProxyError, status: int, blame: str) -> None:
     assert ("Allow" in headers) == (status == 405)
     assert headers.get("Content-Range") == ("bytes */5" if status == 416 else None)
     assert "ETag" not in headers
-    assert headers.get("Retry-After") == (None if error.retry_after is None else str(error.retry_after))
+    after = 2 if error.retry_after is None and blame == "upstream" else error.retry_after
+    assert headers.get("Retry-After") == (None if after is None else str(after))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,17 @@ def test_cache_status(outcome: str, said: str) -> None:
     status = problem(error, accept=None, request_id="").cache_status
     assert (status.outcome, status.because) == (outcome, error.because)
     assert status.header() == f'{said}detail="{error.because}"'
+
+
+@pytest.mark.parametrize("answered", [None, 200, 401, 500])
+def test_what_the_upstream_answered(answered: int | None) -> None:
+    """It stands in Cache-Status as RFC 9211 words it, and no word of forwarding where there was no answer."""
+    error = UpstreamFailed("it is broken", status=503, upstream_status=answered)
+    error.upstream_seconds = 1.5
+    made = problem(error, accept=None, request_id="")
+    said = "" if answered is None else f"fwd=miss; fwd-status={answered}; "
+    assert made.cache_status.header() == f'pip-cache-proxy; {said}detail="it is broken"'
+    assert made.upstream_seconds == 1.5
 
 
 def test_headers_of_an_error() -> None:

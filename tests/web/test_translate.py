@@ -355,7 +355,10 @@ async def test_a_body_that_ends_early(
     if got.status:
         with pytest.raises(AssertionError):
             _ = got.whole
-    assert (await server.over()).aborted
+    sent = await server.over()
+    assert sent.aborted
+    reasons = {UpstreamFailed: "cut", type(None): "the body ended early" if stop else ""}
+    assert sent.because == reasons.get(type(failure), "the proxy failed")
     assert stream.closed == 1
 
 
@@ -363,7 +366,8 @@ async def test_a_file_shorter_than_its_head(server: Server, file: BinaryIO) -> N
     """Truncated behind our back: the connection is reset instead of waiting for bytes that are not there."""
     server.answer = Answer(200, FILE, StoredStream(file, 2 * len(BIG)), STATUS, stop=2 * len(BIG))
     await server.ask()
-    assert (await server.over()).aborted
+    sent = await server.over()
+    assert (sent.aborted, sent.because) == (True, "the stored file is shorter than it was")
     assert file.closed
 
 
@@ -392,7 +396,7 @@ async def test_a_client_that_does_not_read(server: Server, tmp_path: Path) -> No
         await loop.sock_connect(client, ("127.0.0.1", server.port))
         await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         sent = await server.over()
-    assert sent.aborted
+    assert (sent.aborted, sent.because) == (True, "the client stopped reading")
     assert sent.sent < 64 * 1024 * 1024
     assert opened.closed
 
@@ -408,7 +412,8 @@ async def test_a_client_that_leaves(server: Server, file: BinaryIO, caplog: pyte
     stream.asked = leave
     with caplog.at_level(logging.WARNING):
         assert (await server.ask()).status in (0, 200)
-        assert (await server.over()).aborted
+        sent = await server.over()
+    assert (sent.aborted, sent.because) == (True, "the client left")
     assert stream.closed == 1
     assert caplog.messages == []
 
