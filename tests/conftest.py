@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,6 +35,13 @@ def upstream() -> Iterator[Upstream]:
     """An empty, polite upstream that runs; add to its ``index`` and script it."""
     with Upstream() as running:
         yield running
+
+
+@pytest.fixture
+def near() -> Iterator[Path]:
+    """A directory with a short path: a local socket's may have 103 bytes, and ``tmp_path`` alone has more at times."""
+    with tempfile.TemporaryDirectory(prefix="near", dir="/tmp") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

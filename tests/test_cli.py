@@ -149,13 +149,13 @@ def test_check_puts_ipv6_in_brackets(config: Path, capsys: pytest.CaptureFixture
     assert "http://[::1]:3143/simple" in capsys.readouterr().out
 
 
-def test_check_says_where_it_would_listen(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_where_it_would_listen(config: Path, near: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every address, the socket, the certificate, what stands in front; and how each index is asked, but no secret."""
     made = pair(config.parent / "pem")
     secret = config.parent / "secret"
     secret.write_text("hunter2-canary")
     server = f'''host = ["127.0.0.1", "::1"]
-unix_socket = "{config.parent / "socket"}"
+unix_socket = "{near / "socket"}"
 tls_cert = "{made.certificate}"
 tls_key = "{made.key}"
 public_url = "https://example.com/pypi/"
@@ -170,7 +170,7 @@ trusted_proxies = ["127.0.0.1", "unix"]
     for line in (
         "address    https://127.0.0.1:3143/simple\n",
         "address    https://[::1]:3143/simple\n",
-        f"address    {config.parent / 'socket'} (http)\n",
+        f"address    {near / 'socket'} (http)\n",
         f"tls        certificate {made.certificate}, key {made.key}\n",
         "public     https://example.com/pypi/simple\n",
         "trusts     X-Forwarded-* from 127.0.0.1/32, unix\n",

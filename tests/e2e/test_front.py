@@ -273,11 +273,11 @@ def test_https_in_front(tmp_path: Path, new_pip: Pip, fresh: Callable[[], Fresh]
 
 
 @pytest.mark.parametrize("program", ["nginx", "caddy"])
-def test_the_local_socket_behind(tmp_path: Path, program: str) -> None:
+def test_the_local_socket_behind(tmp_path: Path, near: Path, program: str) -> None:
     """No port at all: both programs reach the socket, and the log still names the client."""
     if not installed(program):
         pytest.skip(f"{program} is not installed")
-    path = tmp_path / "socket"
+    path = near / "socket"
     server = {"host": [], "unix_socket": str(path), "trusted_proxies": ["unix"]}
     with world(tmp_path, {"server": server}) as running:
         behind = f"unix:{path}" if program == "nginx" else f"unix/{path}"

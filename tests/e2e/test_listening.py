@@ -411,11 +411,11 @@ def test_curl_over_ipv6_and_tls(tmp_path: Path) -> None:
             assert (done.returncode, "six-1.0" in done.stdout) == (0, True), done.stderr
 
 
-def test_one_address_that_cannot_be_had_is_all(tmp_path: Path) -> None:
+def test_one_address_that_cannot_be_had_is_all(tmp_path: Path, near: Path) -> None:
     """Error 71 names the address; nobody listens on the others, and the local socket was not made."""
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
-        path = tmp_path / "socket"
+        path = near / "socket"
         settings = {"server": {"host": ["127.0.0.1", "::1"], "port": port, "unix_socket": str(path)}}
         proxy = ProxyServer(tmp_path / "proxy", {"test": "http://127.0.0.1:1/"}, settings=settings)
         with pytest.raises(AssertionError, match=f"ended with {EX_OSERR}") as caught:
@@ -441,9 +441,9 @@ def at_socket(path: Path, request: str) -> bytes:
 CLOSE = "HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n"
 
 
-def test_the_local_socket(tmp_path: Path) -> None:
+def test_the_local_socket(tmp_path: Path, near: Path) -> None:
     """Beside TCP: pages and files, mode 0660 whatever the umask; its file goes with the server."""
-    path = tmp_path / "run" / "socket"
+    path = near / "run" / "socket"
     path.parent.mkdir()
     with world(tmp_path, {"server": {"unix_socket": str(path)}}) as running:
         assert running.proxy.unix_socket == path
@@ -459,9 +459,9 @@ def test_the_local_socket(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_the_local_socket_alone(tmp_path: Path) -> None:
+def test_the_local_socket_alone(tmp_path: Path, near: Path) -> None:
     """``host = []``: no TCP; a killed server's file is in nobody's way, a living one's is respected."""
-    path = tmp_path / "socket"
+    path = near / "socket"
     settings = {"server": {"host": [], "unix_socket": str(path)}}
     with world(tmp_path, settings) as running:
         assert (running.proxy.host, running.proxy.port, running.proxy.addresses) == ("", 0, [])
@@ -483,9 +483,9 @@ def test_the_local_socket_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["file", "directory"])
-def test_the_local_socket_removes_nothing_else(tmp_path: Path, there: str) -> None:
+def test_the_local_socket_removes_nothing_else(tmp_path: Path, near: Path, there: str) -> None:
     """What is no socket stays, and the line names the key and the path."""
-    path = tmp_path / "place"
+    path = near / "place"
     if there == "file":
         path.write_text("precious")
     else:
@@ -499,9 +499,9 @@ def test_the_local_socket_removes_nothing_else(tmp_path: Path, there: str) -> No
     assert path.exists()
 
 
-def test_a_local_socket_nowhere(tmp_path: Path) -> None:
+def test_a_local_socket_nowhere(tmp_path: Path, near: Path) -> None:
     """A directory that is not there is a bad setting, as `check` says too."""
-    settings: Settings = {"server": {"unix_socket": str(tmp_path / "nowhere" / "socket")}}
+    settings: Settings = {"server": {"unix_socket": str(near / "nowhere" / "socket")}}
     with pytest.raises(AssertionError, match=f"ended with {EX_CONFIG}") as caught:
         ProxyServer(tmp_path / "proxy", {"test": "http://127.0.0.1:1/"}, settings=settings).start()
     assert "server.unix_socket: expected a path in a directory that is there" in str(caught.value)
@@ -510,9 +510,9 @@ def test_a_local_socket_nowhere(tmp_path: Path) -> None:
 # --- who asked
 
 
-def test_the_client_behind_a_trusted_proxy(tmp_path: Path) -> None:
+def test_the_client_behind_a_trusted_proxy(tmp_path: Path, near: Path) -> None:
     """The log names the address a trusted proxy saw; one that a client invents is not believed."""
-    path = tmp_path / "socket"
+    path = near / "socket"
     server = {"unix_socket": str(path), "trusted_proxies": ["127.0.0.2", "unix"], "host": ["127.0.0.1", "127.0.0.2"]}
     with world(tmp_path, {"server": server}) as running:
 
@@ -558,9 +558,9 @@ def test_whole_urls_say_how_the_client_came(tmp_path: Path, here: Secure) -> Non
             assert roots(running, name, {"Host": "example.com"}) == "http://example.com"
 
 
-def test_the_public_url_in_the_start_line(tmp_path: Path) -> None:
+def test_the_public_url_in_the_start_line(tmp_path: Path, near: Path) -> None:
     """What clients are told is the address in front."""
-    server = {"public_url": "https://example.com/pypi/", "host": [], "unix_socket": str(tmp_path / "socket")}
+    server = {"public_url": "https://example.com/pypi/", "host": [], "unix_socket": str(near / "socket")}
     with world(tmp_path, {"server": server}) as running:
         (line,) = running.proxy.log_lines("started")
         assert line["index_url"] == "https://example.com/pypi/simple"
