@@ -4,7 +4,7 @@ cli.py       the command                         config.py  settings (sections: 
 app.py       puts everything together; the only module that knows everyone (listening: sockets, crowd; startline)
 web/         talks to clients: gate, routes, problems, forwarded (what front proxies say), and the one translator
              between aiohttp and our values
-gateway.py   the spine: ask core, do I/O, ask core, do I/O. A page: pages, lookups, manifests, renditions
+gateway.py   the spine: ask core, do I/O, ask core, do I/O. A page: pages, lookups, outcomes, manifests, renditions
              (derivations, codings); a file: wanted, files (filebodies, filereplies), metadata (extraction,
              wheelfile); a project list: lists, listbodies, conversion; the JSON API: jsonapi, documents
 fills.py     one upstream fetch per key, many followers of its growing spool file (plan, fill, source: resumed

@@ -26,6 +26,7 @@ from proxy.documents import BASE_CODING, Documents, Held
 from proxy.errors import Refused, UpstreamFailed
 from proxy.flights import Flights
 from proxy.lookups import INLINE, Fetched, PageLimits
+from proxy.outcomes import concluded
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -93,27 +94,9 @@ class JsonApi:
             fetched = await self._waited(flight, request, entry)
         except UpstreamFailed as crowd:
             fetched = Fetched(decide.after_upstream(request, entry, crowd, asked, self._rules), None, entry)
-        after, shown = fetched.after, fetched.entry
         forward = "uri-miss" if entry is None else "stale"
         status = CacheStatus("miss", because, forward=forward, forward_status=fetched.status, collapsed=joined)
-        match after:
-            case decide.Keep():
-                if after.negative:
-                    raise Refused(_MISSING, status=404, outcome="missing")
-                status = replace(status, stored=True)
-            case decide.Relay():
-                status = replace(status, outcome="relay", because=after.because)
-            case decide.Refresh():
-                status = replace(status, outcome="revalidated")
-            case decide.Fallback():
-                # RFC 9211 §2: "hit" says that nothing was forwarded for this answer, so it stands without "fwd".
-                left = decide.seconds_left(shown, self._clock(), self._rules) if shown is not None else None
-                status = CacheStatus("stale", after.because, hit=True, ttl=left)
-            case decide.Fail():
-                raise decide.failure(after, fetched.status)
-            case _:
-                assert_never(after)
-        assert shown is not None
+        shown, status = concluded(fetched, status, missing=_MISSING, now=self._clock(), rules=self._rules)
         if fetched.base is not None or entry is None or entry.body != shown.body:
             base = fetched.base or await self._documents.base(shown)
         return replace(await self._show(request, shown, base, status), upstream_seconds=self._clock() - asked)

@@ -20,6 +20,7 @@ from proxy.derivations import Derivations
 from proxy.errors import Refused, UpstreamFailed
 from proxy.lookups import INLINE, Fetched, Lookups, PageLimits
 from proxy.manifests import Manifest, Manifests
+from proxy.outcomes import concluded
 from proxy.renditions import BASE_UP, View, body_of
 from proxy.store import Store
 
@@ -140,33 +141,12 @@ class Pages:
         view: View,
         status: CacheStatus,
     ) -> Answer:
-        after, entry = fetched.after, fetched.entry
-        match after:
-            case decide.Keep():
-                if after.negative:
-                    raise Refused(_MISSING, status=404, outcome="missing")
-                status = replace(status, stored=True)
-            case decide.Relay():
-                status = replace(status, outcome="relay", because=after.because)
-            case decide.Refresh():
-                status = replace(status, outcome="revalidated")
-            case decide.Fallback():
-                status = self._fallback(after, entry)
-            case decide.Fail():
-                raise decide.failure(after, fetched.status)
-            case _:
-                assert_never(after)
-        assert entry is not None
+        entry, status = concluded(fetched, status, missing=_MISSING, now=self._clock(), rules=self._rules)
         known, shown = held
         if known is None or known.body != entry.body or shown is None:
             # Another version than the one held before the flight. Its base came with it, or is in the store.
             shown = await self._derivations.rendition(entry, view, fetched.base) if entry.head.status == 200 else None
         return await self._show(request, entry, view, status, shown)
-
-    def _fallback(self, after: decide.Fallback, entry: Entry | None) -> CacheStatus:
-        # RFC 9211 §2: "hit" says that nothing was forwarded for this answer, so it stands without "fwd".
-        left = decide.seconds_left(entry, self._clock(), self._rules) if entry is not None else None
-        return CacheStatus("stale", after.because, hit=True, ttl=left)
 
     # -- what is known ---------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
         "gateway",
         "pages",
         "lookups",
+        "outcomes",
         "manifests",
         "renditions",
         "derivations",
@@ -115,7 +116,7 @@ FOREIGN: dict[str, set[str]] = {
 
 # What core may import from the standard library: nothing in it reads a clock, a disk, a socket or a random number.
 PURE = {
-    "__future__", "base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "dataclasses",
+    "__future__", "abc", "base64", "binascii", "bisect", "calendar", "collections", "collections.abc", "dataclasses",
     "datetime", "decimal", "email.utils", "enum", "fnmatch", "functools", "hashlib", "html", "html.parser",
     "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing",
     "unicodedata", "urllib.parse", "zlib",

@@ -8,6 +8,7 @@ are read in ``anchors``, and ``projectwriters`` writes both.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ class Events(Protocol):
         """The rest, at the end of the input."""
 
 
-class Stepwise:
+class Stepwise(ABC):
     """Cuts what comes into steps of one size, each with what the step before left over."""
 
     def __init__(self) -> None:
@@ -95,13 +96,13 @@ class Stepwise:
         if len(self._left) > VALUE_LIMIT:
             raise MalformedPage("the project list has a part that is too large")
 
+    @abstractmethod
     def events(self, data: bytes) -> Generator[Event, None, int]:
         """What is complete in ``data``; returns how many bytes of it that takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, left: bytes) -> Iterator[Event]:
         """What the bytes mean that are left at the end."""
-        raise NotImplementedError
 
 
 # Where a reader of JSON stands, and what it returns: the event and the offset behind it, or None to wait for more.

@@ -402,18 +402,6 @@ def test_other_types(content_type: str) -> None:
         events_of(content_type, SITE, SITE)
 
 
-class _Nothing(Stepwise):
-    """Knows no events."""
-
-
-def test_stepwise_is_a_base() -> None:
-    """Its two questions are answered by what derives from it."""
-    with pytest.raises(NotImplementedError):
-        next(iter(_Nothing().feed(b" " * STEP)))
-    with pytest.raises(NotImplementedError):
-        _Nothing().end(b"")
-
-
 def test_json_ends_itself() -> None:
     """Its last brace is the proof."""
     events = JsonEvents()
