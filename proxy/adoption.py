@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from proxy.core.messages import Entry
 from proxy.directory import RoomName
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
+from proxy.fence import Fence, name_of
 from proxy.memory import FileRow
 from proxy.room import Room
 from proxy.rows import dumped
@@ -23,20 +24,24 @@ from proxy.sweep import Linking
 from proxy.workers import Workers
 
 T = TypeVar("T")
+Job = Callable[[Room], None]
 
 
 class Adoption:
     """Adopts bodies into the rooms below a directory, in tasks that outlive a caller who is cancelled."""
 
-    def __init__(self, directory: Path, workers: Workers, evictor: Evictor, linking: Linking) -> None:
+    def __init__(self, directory: Path, workers: Workers, evictor: Evictor, linking: Linking, fence: Fence) -> None:
         self._directory = directory
         self._workers = workers
         self._evictor = evictor
         self._linking = linking
+        self._fence = fence
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str) -> Entry:
+    async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str, since: int | None) -> Entry:
         """See `Store.adopt`."""
+        named = name_of(room, entry.key, entry.tag, name)
+        self._fence.check(since, named)  # here only to spare the disk: what counts is the one beside the commit
         filename = new_filename(name)
         if not self._evictor.fits(room, entry.size):
             raise StoreFailed("the body is too large to be kept")
@@ -46,9 +51,12 @@ class Adoption:
         except OSError as error:
             raise self._workers.failed(error, writes=True) from error
         kept = replace(entry, body=f"{room}/{filename}")
-        return await asyncio.shield(self.spawn(self._adopt(room, spool.path, fd, kept, filename)))
+        fenced = partial(self._fence.checked, since=since, names=[named])
+        return await asyncio.shield(self.spawn(self._adopt(room, spool.path, fd, kept, filename, fenced)))
 
-    async def _adopt(self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str) -> Entry:
+    async def _adopt(
+        self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str, fenced: Callable[[Job], Job]
+    ) -> Entry:
         there = self._directory / room
         try:
             if not await self._evictor.free():
@@ -58,7 +66,7 @@ class Adoption:
                 try:
                     await self._workers.file(place, there, filename, source, fd, entry.size)
                     row = FileRow(filename, entry.size, head)
-                    await self._workers.ask(room, partial(Room.adopt, key=entry.key, body=row, tag=entry.tag))
+                    await self._workers.ask(room, fenced(partial(Room.adopt, key=entry.key, body=row, tag=entry.tag)))
                 except BaseException:
                     await self._workers.file(remove_files, there, [filename])
                     raise

@@ -1,9 +1,10 @@
-"""What a client gets: a status, a header list, and a body that is bytes or can be read piece by piece."""
+"""What a client gets: a status, a header list, and a body: bytes, a file to be read piece by piece, or a flow."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 from proxy.core.messages import CacheStatus, Headers
 
@@ -31,6 +32,19 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """A body that is made while it is sent: nobody knows its length, and what it raises cuts the connection."""
+
+    first: bytes
+    rest: AsyncGenerator[bytes, None]
+
+    @classmethod
+    async def begun(cls, pieces: AsyncGenerator[bytes, None]) -> Self:
+        """The flow of these pieces, its first one made: what fails before that still gets an answer of its own."""
+        return cls(await anext(pieces), pieces)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A response in our words. ``stop`` is exclusive and None while the body's length is unknown.
 
@@ -40,15 +54,15 @@ class Answer:
 
     status: int
     headers: Headers
-    body: bytes | Stream
+    body: bytes | Stream | Flow
     cache_status: CacheStatus
     start: int = 0
     stop: int | None = None
     upstream_seconds: float = 0.0
 
     def close(self) -> None:
-        """Release what the body holds open."""
-        if not isinstance(self.body, bytes):
+        """Release what the body holds open; a flow ends where it is sent."""
+        if not isinstance(self.body, bytes | Flow):
             self.body.close()
 
 
@@ -66,3 +80,9 @@ class StoredStream:
     def close(self) -> None:
         """Close the handle; an evicted file's bytes live until then."""
         self.file.close()
+
+
+def moved(location: str) -> Answer:
+    """The answer to another spelling than ours."""
+    status = CacheStatus("moved", "there is one spelling for every name")
+    return Answer(301, (("Location", location),), b"", status, stop=0)

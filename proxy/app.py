@@ -6,17 +6,20 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from aiohttp import http_parser
 
-from proxy import log
+from proxy import admintoken, log
+from proxy.address import Address, address_for, published
 from proxy.breaker import Patience
+from proxy.calls import Site
 from proxy.config import Settings
 from proxy.connections import Budget
 from proxy.core.messages import Rules
+from proxy.explanations import Explanations
 from proxy.extraction import Extraction
 from proxy.files import FileLimits, Files
 from proxy.fills import Fills
@@ -29,15 +32,26 @@ from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
 from proxy.metadata import Metadata
 from proxy.pages import Pages
+from proxy.refreshes import Refreshes
 from proxy.sections import Index
 from proxy.startline import announce
 from proxy.store import Store
 from proxy.tls import BadPair, Certificate, reload
-from proxy.upstream import Site, Upstream
+from proxy.unasked import Rooms
+from proxy.upstream import Upstream
 from proxy.wanted import Listings
+from proxy.web.access import Access
+from proxy.web.admin import Admin
+from proxy.web.changes import Changes
+from proxy.web.explain import Explainer
 from proxy.web.forwarded import UNIX, Front
-from proxy.web.routes import Door, Health, Listener
+from proxy.web.health import health
+from proxy.web.landing import landing
+from proxy.web.looks import Looks
+from proxy.web.metrics import Metrics, scraped
+from proxy.web.routes import IN_ALL, PER_ADDRESS, Door, Listener, Route
 from proxy.web.translate import Sender
+from proxy.web.vitals import Bounds, Crowded, Vitals
 
 _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
@@ -68,16 +82,23 @@ async def serve(settings: Settings) -> None:
     certificate = _certificate(settings)
     loop.add_signal_handler(signal.SIGHUP, reload, certificate)
     async with AsyncExitStack() as rooms:
-        store, gateway = await _rooms(settings, rooms)
+        metrics = Metrics(index.name for index in settings.index)
+        store, gateway, upstream = await _rooms(settings, rooms, metrics)
+        operations: dict[str, Route] = {
+            **health(lambda: not stopping.is_set(), lambda: store.degraded),
+            **landing(_front(settings), [index.name for index in settings.index]),
+            **scraped(metrics, _vitals(settings, store, gateway, upstream, lambda: _crowded(listener, crowd))),
+        }
+        operations |= _admin(settings, store, gateway, metrics, operations)
         door = Door(
             gateway,
             Sender(stall=settings.limits.write_stall),
-            Health(lambda: not stopping.is_set(), lambda: store.degraded),
+            operations,
             indexes=frozenset(index.name for index in settings.index),
             default=settings.index[0].name,
             hosts=frozenset(settings.server.allowed_hosts),
             front=_front(settings),
-            observers=(log.access_log(),),
+            observers=(log.access_log(), metrics.observe),
         )
         listener = _listener(settings, door)
         rooms.push_async_callback(listener.shutdown, _AFTER_CUT)
@@ -88,11 +109,52 @@ async def serve(settings: Settings) -> None:
         limits = settings.limits
         crowd = Crowd(limits.client_connections, limits.client_connections_per_address, _front(settings).trusts)
         await sockets.serve(listener, context, crowd, silence=limits.keepalive_timeout, stall=limits.write_stall)
-        announce(settings, sockets)
-        await stopping.wait()
+        with published(settings.cache.dir, _address(settings, sockets)):
+            announce(settings, sockets)
+            await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
         sockets.close()
         await _drain(listener, door, settings.server.drain)
+
+
+def _address(settings: Settings, sockets: Sockets) -> Address:
+    server = settings.server
+    return address_for(sockets.addresses, sockets.path, server.tls_cert, server.allowed_hosts)
+
+
+def _vitals(
+    settings: Settings, store: Store, gateway: Gateway, upstream: Upstream, crowded: Callable[[], Crowded]
+) -> Vitals:
+    limits = Bounds(settings.cache.min_free, settings.limits.client_connections, settings.limits.waiters)
+    return Vitals(store, gateway.waiting, upstream.resting, crowded, limits, started=time.time())
+
+
+def _admin(
+    settings: Settings, store: Store, gateway: Gateway, metrics: Metrics, operations: Collection[str]
+) -> Mapping[str, Route]:
+    writes, reads = settings.admin.writes(), settings.admin.reads()
+    made = admintoken.kept_or_made(store.directory) if writes is None else ""
+    audit = log.audit_log()
+    looks = Looks(
+        store,
+        Explainer(
+            gateway,
+            operations,
+            indexes=frozenset(index.name for index in settings.index),
+            default=settings.index[0].name,
+            hosts=frozenset(settings.server.allowed_hosts),
+        ),
+        min_free=settings.cache.min_free,
+        served=lambda: (metrics.hits, metrics.misses),
+        since=time.time(),
+    )
+    access = Access((lambda: made) if writes is None else writes.reveal, None if reads is None else reads.reveal)
+    return Admin(access, looks, Changes(gateway, audit), _front(settings), audit).routes()
+
+
+def _crowded(listener: Listener, crowd: Crowd) -> Crowded:
+    """TLS connections are refused by the crowd, and the others by the listener."""
+    return Crowded(len(listener.connections), {IN_ALL: 0, PER_ADDRESS: 0} | (listener.refused + crowd.refused))
 
 
 async def _drain(listener: Listener, door: Door, seconds: float) -> None:
@@ -107,16 +169,17 @@ async def _drain(listener: Listener, door: Door, seconds: float) -> None:
         listener.cut_all()
 
 
-async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gateway]:
+async def _rooms(settings: Settings, rooms: AsyncExitStack, metrics: Metrics) -> tuple[Store, Gateway, Upstream]:
     cache, limits = settings.cache, settings.limits
     store = await Store.open(
         cache.dir,
         max_size=cache.max_size,
         responses_max_size=cache.responses_max_size,
         min_free=cache.min_free,
+        ballast=cache.ballast,
     )
     rooms.push_async_callback(store.close)
-    upstream = _upstream(settings)
+    upstream = _upstream(settings, metrics)
     rooms.push_async_callback(upstream.close)
     fills = Fills(store, upstream, waiters=limits.waiters)
     sites = {index.name: index.url for index in settings.index}
@@ -136,9 +199,12 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack) -> tuple[Store, Gate
     files = Files(listings, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
     extraction = Extraction(files, listings, fills, fetch_max=limits.range_fill_max, clock=clock)
     metadata = Metadata(extraction, listings, store, waiters=limits.waiters)
-    gateway = Gateway(lookups, pages, json_api, lists, files, metadata, fills)
+    refreshes = Refreshes(lookups, pages, indexes=list(sites), rules=rules, limits=page_limits)
+    all_of_them = Rooms(store, upstream, manifests, lookups, pages, json_api, bodies, lists, fills, files)
+    explanations = Explanations(all_of_them, rules=rules, fetch_max=limits.range_fill_max, clock=clock)
+    gateway = Gateway(lookups, pages, json_api, lists, files, metadata, fills, refreshes, explanations, store)
     rooms.push_async_callback(gateway.close)
-    return store, gateway
+    return store, gateway, upstream
 
 
 def _front(settings: Settings) -> Front:
@@ -174,7 +240,7 @@ def rules_of(settings: Settings) -> Rules:
     )
 
 
-def _upstream(settings: Settings) -> Upstream:
+def _upstream(settings: Settings, metrics: Metrics) -> Upstream:
     limits = settings.limits
     sites = [_site(index) for index in settings.index]
 
@@ -188,7 +254,13 @@ def _upstream(settings: Settings) -> Upstream:
         )
 
     patience = Patience(limits.breaker_failures, limits.breaker_window, limits.probe_interval, limits.rest_max)
-    return Upstream(sites, pages=budget(limits.page_timeout), files=budget(None), patience=patience)
+    return Upstream(
+        sites,
+        pages=budget(limits.page_timeout),
+        files=budget(None),
+        patience=patience,
+        observers=(metrics.observe_upstream,),
+    )
 
 
 def _site(index: Index) -> Site:
@@ -207,4 +279,6 @@ def _listener(settings: Settings, door: Door) -> Listener:
         max_line_size=_REQUEST_LINE_MAX,
         max_field_size=_FIELD_MAX,
         tcp_keepalive=True,
+        # Nobody may send us what is small and becomes large.
+        auto_decompress=False,
     )

@@ -119,17 +119,25 @@ def _make_parents(target: Path) -> None:
     raise StoreFailed("the directory of a file cannot be made")
 
 
-def remove_files(room: Path, filenames: Iterable[str]) -> None:
-    """Unlink bodies and the directories that only they were in. What is gone already, or cannot be removed,
-    is left to the next sweep: whoever holds a body open finishes reading it."""
+def remove_files(room: Path, filenames: Iterable[str]) -> int:
+    """Unlink bodies and the directories that only they were in, and say how many of these went. What is gone
+    already, or cannot be removed, is left to the next sweep: whoever holds a body open finishes reading it."""
+    directories, shards = 0, dict[str, None]()
     for filename in filenames:
         if is_filename(filename):
-            target = room / filename
+            shard, own, _ = filename.split("/")
             with contextlib.suppress(OSError):
-                target.unlink()
+                os.unlink(f"{room}/{filename}")
             with contextlib.suppress(OSError):
-                target.parent.rmdir()
-                target.parent.parent.rmdir()
+                os.rmdir(f"{room}/{shard}/{own}")
+                directories += 1
+            shards[shard] = None
+    for shard in shards:
+        # Of most shards others have a part: asked once for each of them, not for each body.
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{room}/{shard}")
+            directories += 1
+    return directories
 
 
 def open_body(room: Path, filename: str, size: int) -> BinaryIO | None:

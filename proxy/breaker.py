@@ -54,17 +54,24 @@ class Breaker:
     def admit(self, key: Key, now: float) -> bool:
         """Ask before a request, and tell what became of it. UpstreamFailed (503) when the origin rests. True: this
         one is the probe, so it is not to be repeated; the others go on waiting for its outcome."""
+        if (refused := self.refuses(key, now)) is not None:
+            raise refused
         origin = self._origins.get(key)
         if origin is None or not origin.rests:
             return False
-        if now < origin.until:
-            because = "the upstream asked to be left alone" if origin.asked else "the upstream rests after failures"
-            left = min(max(1, math.ceil(origin.until - now)), _RETRY_AFTER_MOST)
-            raise UpstreamFailed(because, status=503, retry_after=left)
         origin.asked = False
         origin.probed_at = now
         origin.until = now + _PROBE_HOLDS * self._patience.probe_every
         return True
+
+    def refuses(self, key: Key, now: float) -> UpstreamFailed | None:
+        """Why that key is not to be asked now; changes nothing."""
+        origin = self._origins.get(key)
+        if origin is None or not origin.rests or now >= origin.until:
+            return None
+        because = "the upstream asked to be left alone" if origin.asked else "the upstream rests after failures"
+        left = min(max(1, math.ceil(origin.until - now)), _RETRY_AFTER_MOST)
+        return UpstreamFailed(because, status=503, retry_after=left)
 
     def succeeded(self, key: Key, now: float) -> bool:
         """An answer that shows the origin at work; whether that ends a rest. One that was under way when it asked for
@@ -113,6 +120,10 @@ class Breaker:
         origin.rests = origin.asked = True
         origin.probed_at = None
         return begins
+
+    def resting(self) -> list[Key]:
+        """Who rests, those included that only a probe may ask."""
+        return [key for key, origin in self._origins.items() if origin.rests]
 
     def _origin(self, key: Key) -> _Origin:
         origin = self._origins.setdefault(key, _Origin())

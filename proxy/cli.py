@@ -1,8 +1,9 @@
 """The command ``pip-cache-proxy``: flags in, an exit code out, one line on standard error per mistake.
 
-Exit codes, with their sysexits.h names where they have one: 0 done (for serve: after SIGTERM), 2 wrong usage,
-71 OSERR the address cannot be taken, 73 CANTCREAT the cache directory cannot be used, 75 TEMPFAIL another
-process holds it, 78 CONFIG a bad setting, 130 interrupted. Everything heavy is imported by the command that
+Exit codes, with their sysexits.h names where they have one: 0 done (for serve: after SIGTERM), 1 and 2 wrong usage,
+69 UNAVAILABLE no server answers, 71 OSERR the address cannot be taken, 73 CANTCREAT the cache directory cannot be used,
+75 TEMPFAIL another process holds it, 77 NOPERM a token is refused, 78 CONFIG a bad setting, 130 interrupted, 141 nobody
+reads what is said any more. Everything heavy is imported by the command that
 needs it: ``--help`` answers at once.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from proxy.listening import CannotListen
     from proxy.sections import Index
 
-EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED = 71, 73, 75, 78, 130
+EX_OSERR, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED, PIPE_CLOSED = 71, 73, 75, 78, 130, 141
+"""The last two as a shell has them: 128 and the number of the signal."""
 
 ABOUT = """\
 A caching proxy between Python installers and PyPI.
@@ -33,6 +34,7 @@ A caching proxy between Python installers and PyPI.
   pip-cache-proxy serve
   PIP_INDEX_URL=http://127.0.0.1:3143/simple pip install requests
   UV_DEFAULT_INDEX=http://127.0.0.1:3143/simple uv pip install requests
+  pip-cache-proxy cache list
 """
 
 SERVE = """\
@@ -58,11 +60,26 @@ Every setting can come from a flag, from the environment (PIPCACHEPROXY_SERVER__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; wrong usage exits with 2, as argparse does."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code: int = arguments.run(arguments)
+        try:
+            return _done(words)
+        finally:
+            # Here, where it can still be told of, and not when the interpreter ends.
+            print(end="", flush=True)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has enough. What is left in the buffer must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _done(words: Sequence[str]) -> int:
+    if words[:1] == ["cache"]:
+        return cache(words[1:])
+    arguments = _parser().parse_args(words)
+    code: int = arguments.run(arguments)
     return code
 
 
@@ -88,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "serve":
             _add_flags(command)
+    # A line of help: what follows it is read as pip reads it, and parse_args never sees that.
+    teller = commands.add_parser("cache", help="see and clear what is cached, with the verbs of pip cache")
+    teller.set_defaults(run=lambda _: cache([]))
     return parser
 
 
@@ -114,6 +134,13 @@ def flags(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
         section: {key: value for key, value in keys.items() if value is not None} for section, keys in wanted.items()
     }
     return {section: keys for section, keys in given.items() if keys}
+
+
+def cache(words: Sequence[str]) -> int:
+    """``pip cache`` for this cache; see ``cachecommand``."""
+    from proxy import cachecommand
+
+    return cachecommand.main(words)
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -194,7 +221,7 @@ def describe(settings: Settings) -> list[str]:
     lines += [
         f"cache      {cache.dir} ({_state(cache.dir)})",
         f"keeps      {show_size(cache.max_size)} of files, {show_size(cache.responses_max_size)} of pages; "
-        f"leaves {show_size(cache.min_free)} of the disk free",
+        f"leaves {show_size(cache.min_free)} of the disk free, holds {show_size(cache.ballast)} back for a full one",
         f"pages      fresh for {show_duration(freshness.default_ttl)} where upstream does not say, "
         f"at most {show_duration(freshness.max_ttl)}; "
         f"stale ones serve up to {show_duration(freshness.stale_if_error)} while upstream fails",
@@ -225,35 +252,20 @@ def _missing(index: Index) -> str:
 def _state(directory: Path) -> str:
     """Whether the cache can live there. Raises SettingError when it cannot."""
     from proxy.config import SettingError
+    from proxy.directory import holder
 
     if directory.is_dir():
         if directory.stat().st_uid != os.geteuid():
             raise SettingError("cache.dir", f"{directory} belongs to another user")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
             raise SettingError("cache.dir", f"{directory} cannot be written to")
-        return "there, writable" if (owner := _owner(directory)) is None else f"in use by process {owner}"
+        return "there, writable" if (owner := holder(directory)) is None else f"in use by process {owner}"
     nearest = next(parent for parent in (directory, *directory.parents) if os.path.lexists(parent))
     if not nearest.is_dir():
         raise SettingError("cache.dir", f"{nearest} is not a directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise SettingError("cache.dir", f"{directory} cannot be made in {nearest}")
     return "will be made"
-
-
-def _owner(directory: Path) -> str | None:
-    """The process that holds the directory, None when nobody does. The lock is asked for, not kept."""
-    try:
-        with open(directory / "lock", "rb") as lock:
-            # A released lock is empty. Trying for it only where a number stands keeps out of the way of a
-            # server that starts in this very moment; after a kill the number stays and the lock is free.
-            owner = lock.read(32).decode("ascii", "replace").strip()
-            if owner:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return owner if owner.isdigit() else "unknown"
-    except OSError:
-        return None
-    return None
 
 
 def _complain(line: str, code: int) -> int:

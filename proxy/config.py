@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy import spelling
-from proxy.sections import FROM_ENVIRONMENT, About, Cache, Freshness, Index, Limits, Log, Section, Server
+from proxy.sections import FROM_ENVIRONMENT, About, Admin, Cache, Freshness, Index, Limits, Log, Section, Server
 
 PREFIX = "PIPCACHEPROXY_"
 DELIMITER = "__"
@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     index: Annotated[tuple[Index, ...], BeforeValidator(spelling.parse_list), AfterValidator(_indexes)] = Field(
         default=(), validate_default=True
     )
+    admin: Admin = Field(default_factory=Admin)
     limits: Limits = Field(default_factory=Limits)
     log: Log = Field(default_factory=Log)
 
@@ -100,6 +101,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "cache": Cache,
     "freshness": Freshness,
     "index": Index,
+    "admin": Admin,
     "limits": Limits,
     "log": Log,
 }
@@ -141,8 +143,8 @@ def _read_environment() -> tuple[Values, Mapping[str, str]]:
     """What the variables set, nested like the file; and the credentials of indexes, variable to value."""
     secrets: dict[str, str] = {}
     for name in sorted(os.environ):
-        if not name.upper().startswith(PREFIX):
-            continue
+        if not name.upper().startswith(PREFIX) or name.upper() == f"{PREFIX}URL":
+            continue  # the last is no setting: it says which server the command asks
         if _SECRET.fullmatch(name.upper()):
             secrets[name] = os.environ[name]
             continue

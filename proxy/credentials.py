@@ -19,6 +19,8 @@ from proxy.errors import UpstreamFailed
 
 LARGEST = 64 * 1024
 """Bytes a file with a secret may have."""
+SHORTEST = 32
+"""Characters a token has that clients show to us: none that could be guessed."""
 
 _log = logging.getLogger("proxy.credentials")
 # What distinguishes one content of a file from another; None while there is no file to look at.
@@ -195,6 +197,18 @@ def read_secret(path: Path) -> str:
 def read_token(path: Path) -> str:
     """The token in a file; raises ValueError as ``read_secret`` and ``usable_token``."""
     return usable_token(read_secret(path))
+
+
+def admin_token(word: str) -> str:
+    """A usable token that nobody guesses. Raises ValueError as ``usable_token``."""
+    if len(word := usable_token(word)) < SHORTEST:
+        raise ValueError(f"expected a token of at least {SHORTEST} characters")
+    return word
+
+
+def read_admin_token(path: Path) -> str:
+    """That token in a file; raises ValueError as ``read_secret`` and ``admin_token``."""
+    return admin_token(read_secret(path))
 
 
 def netrc_path(environment: Mapping[str, str]) -> Path | None:

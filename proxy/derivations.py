@@ -7,10 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from proxy.asking import INLINE
 from proxy.core.messages import Entry
 from proxy.errors import StoreFailed
 from proxy.flights import Flights
-from proxy.lookups import INLINE, Lookups
+from proxy.lookups import Lookups
 from proxy.renditions import BASE, View, derive, recode
 from proxy.room import Row
 from proxy.store import Store
@@ -45,6 +46,7 @@ class Derivations:
 
     async def _derive(self, entry: Entry, view: View, base: bytes | None) -> bytes | None:
         """Make a rendition from another, and keep it as long as its version is the one that is kept."""
+        since = self._store.mark()
         make: Callable[[bytes], bytes]
         try:
             if view.coding == "zstd":
@@ -59,5 +61,5 @@ class Derivations:
         current = await self._lookups.stored_head(entry.key)
         if current is not None and current.body == entry.body:
             with suppress(StoreFailed):
-                await self._store.write([Row(view.key(entry), made, entry.tag)])
+                await self._store.write([Row(view.key(entry), made, entry.tag)], since=since)
         return made

@@ -23,6 +23,7 @@ from diskcache.core import UNKNOWN
 from proxy.bodies import is_filename
 from proxy.errors import StoreFailed
 from proxy.memory import FileRow, Value
+from proxy.sums import prepare
 
 # Seconds to wait for somebody else's lock (a person with the sqlite3 tool), during which every request waits.
 LOCK_WAIT = 1.0
@@ -50,6 +51,11 @@ _SETTINGS = {
     "disk_min_file_size": 0,
     "disk_pickle_protocol": 0,
 }
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS Room_used ON Cache(access_time, size)",
+    "CREATE INDEX IF NOT EXISTS Room_tag ON Cache(tag) WHERE tag IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS Room_file ON Cache(filename) WHERE filename IS NOT NULL",
+)
 
 
 class Foreign(StoreFailed):
@@ -61,7 +67,8 @@ def seal(value: bytes) -> bytes:
     return zlib.crc32(value).to_bytes(SEAL, "big") + value
 
 
-def _unseal(data: bytes) -> bytes:
+def unseal(data: bytes) -> bytes:
+    """The value behind its checksum. Raises Foreign when they do not agree."""
     value = data[SEAL:]
     if data[:SEAL] != zlib.crc32(value).to_bytes(SEAL, "big"):
         raise Foreign("a value that does not match its checksum")
@@ -94,9 +101,9 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> Value:
         if type(value) is bytes and mode == MODE_RAW and filename is None:
-            return _unseal(value)
+            return unseal(value)
         if type(value) is bytes and mode == MODE_BINARY and type(filename) is str and is_filename(filename):
-            return FileRow(filename, -1, _unseal(value))
+            return FileRow(filename, -1, unseal(value))
         raise Foreign("a value that is no bytes")
 
     def filename(self, key: object = UNKNOWN, value: object = UNKNOWN) -> tuple[str, str]:
@@ -111,8 +118,9 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
         self.removed.append(file_path)
 
 
-def open_cache(directory: Path) -> Any:
-    """A diskcache over ``directory``, which has this very name (diskcache would expand variables in it).
+def open_cache(directory: Path, *, logged: bool = True) -> Any:
+    """A diskcache over ``directory``, which has this very name (diskcache would expand variables in it), with our
+    indexes and sums; not ``logged`` for a database that has left its log (`unlogged.leave_log`).
 
     Raises what is in FAILURES, or TypeError or KeyError for a database that somebody else made.
     """
@@ -127,7 +135,20 @@ def open_cache(directory: Path) -> Any:
         probe.execute("ROLLBACK")
     finally:
         probe.close()
-    return diskcache.Cache(str(directory), timeout=LOCK_WAIT, disk=BytesDisk, **_SETTINGS)
+    settings = _SETTINGS if logged else {**_SETTINGS, "sqlite_journal_mode": "memory"}
+    cache = diskcache.Cache.__new__(diskcache.Cache)
+    try:
+        cache.__init__(str(directory), timeout=LOCK_WAIT, disk=BytesDisk, **settings)
+        for statement in _INDEXES:
+            cache._sql(statement)
+        prepare(cache._sql)
+        # A flipped bit in a text must not stop a scan.
+        cache._con.text_factory = lambda data: data.decode(errors="replace")
+    except BaseException:
+        # Made in two steps for this: a connection that is left open keeps everybody else from the database.
+        cache.close()
+        raise
+    return cache
 
 
 # Primary result codes (https://www.sqlite.org/rescode.html). BROKEN says that the file itself is of no use;
@@ -162,11 +183,20 @@ def is_corrupt(error: BaseException) -> bool:
     return bool(_codes(error) & _CORRUPT)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there was no space: for bytes, or for the index of a log, which has a code of its own."""
+    parts = list(_chain(error))
+    if any(getattr(part, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE for part in parts):
+        return True
+    numbers = {part.errno for part in parts if isinstance(part, OSError)}
+    return sqlite3.SQLITE_FULL in _codes(error) or bool(numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def because_of(error: BaseException) -> str:
     """What went wrong with the disk, in constant words of our own."""
     codes = _codes(error)
     numbers = {part.errno for part in _chain(error) if isinstance(part, OSError)}
-    if sqlite3.SQLITE_FULL in codes or numbers & {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if is_full(error):
         return "the disk is full"
     if sqlite3.SQLITE_READONLY in codes or errno.EROFS in numbers:
         return "the disk is read-only"

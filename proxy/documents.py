@@ -14,17 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from proxy.asking import INLINE
 from proxy.codings import compress
 from proxy.core import decide
 from proxy.core.freshness import validators
 from proxy.core.jsonapi import base_of, parse
 from proxy.core.messages import Entry, Head, JsonTarget, Request, Rules, kept_head
 from proxy.core.negotiation import Coding
+from proxy.core.patterns import Selection
 from proxy.core.urls import json_key, json_url, tag_of, without_query
 from proxy.entries import dump_entry
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
-from proxy.flights import Flights
-from proxy.lookups import INLINE, Fetched, PageLimits
+from proxy.fence import page_named
+from proxy.flights import Flights, Waiting
+from proxy.lookups import Fetched, PageLimits
 from proxy.room import Row
 from proxy.store import Store
 from proxy.unpacking import read_body
@@ -73,19 +76,29 @@ class Documents:
         """Cancel the fetches under way."""
         await self._flights.close()
 
+    @property
+    def waiting(self) -> Waiting:
+        """Who waits for a document."""
+        return self._flights.waiting
+
+    def forget(self, selection: Selection) -> None:
+        """Drop what is remembered of the documents that were removed. Who asks for one from here on shares no look
+        that began before."""
+        for key in [key for key in self._negatives if selection.covers(*page_named(key))]:
+            del self._negatives[key]
+        self._flights.part_with(lambda key: selection.covers(*page_named(key)))
+
     async def known(self, target: JsonTarget) -> Held:
         """A 404 while it is remembered, else the last good document. A head without its body is no entry; where one
         version took the place of another between the two reads, both are read again.
 
         Raises Refused (404) for an index that has no such API.
         """
-        self._url(target)
+        self.url_of(target)
         key = json_key(target)
         negative = self._negatives.get(key)
-        if negative is not None:
-            if 0 <= self._clock() - negative.head.received_at < self._rules.negative_ttl:
-                return negative, None
-            del self._negatives[key]
+        if negative is not None and 0 <= self._clock() - negative.head.received_at < self._rules.negative_ttl:
+            return negative, None
         for _ in range(2):
             try:
                 entry = await self._store.entry("responses", key)
@@ -109,32 +122,41 @@ class Documents:
         good = entry if entry is not None and entry.head.status == 200 else None
         return self._flights.join(json_key(target), lambda: self._fly(target, request, good))
 
-    def _url(self, target: JsonTarget) -> str:
+    def under_way(self, target: JsonTarget) -> bool:
+        """Whether somebody looks at that document now."""
+        return self._flights.under_way(json_key(target)) is not None
+
+    def url_of(self, target: JsonTarget) -> str:
+        """Where its index has the document. Raises Refused (404) for an index that has no such API."""
         url = json_url(self._sites[target.index], target)
         if url is None:
             raise Refused("this index has no JSON API", status=404)
         return url
 
     async def _fly(self, target: JsonTarget, request: Request, entry: Entry | None) -> Fetched:
-        outcome, received = await self._ask(target, entry)
+        since = self._store.mark()
+        base = None if entry is None else await self.base(entry)
+        # Without its body a document is no use when it only proves unchanged.
+        conditional = None if base is None else entry
+        outcome, received = await self._ask(target, conditional)
         if decide.doubtful(entry, outcome, self._clock()):
-            outcome, received = await self._ask(target, entry)
+            outcome, received = await self._ask(target, conditional)
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
         match after:
             case decide.Keep(negative=True):
                 assert isinstance(outcome, Head)
-                return Fetched(after, status, self._remember_missing(target, outcome))
+                return Fetched(after, status, self._remember_missing(target, outcome, since))
             case decide.Keep() | decide.Relay():
                 assert received is not None
                 if isinstance(after, decide.Keep):
-                    await self._take(received, entry)
+                    await self._take(received, entry, since)
                 return Fetched(after, status, received.entry, received.base)
             case decide.Refresh():
                 assert entry is not None
                 entry = replace(entry, head=after.head)
-                await self._write([Row(entry.key, dump_entry(entry), entry.tag)])
-                return Fetched(after, status, entry)
+                await self._refresh(entry, since)
+                return Fetched(after, status, entry, base)
             case decide.Fallback() | decide.Fail():
                 return Fetched(after, status, entry)
             case _:
@@ -145,7 +167,7 @@ class Documents:
         headers = _HEADERS if entry is None else _HEADERS | validators(entry.head)
         status = None
         try:
-            async with self._upstream.open(target.index, self._url(target), pool="page", headers=headers) as reply:
+            async with self._upstream.open(target.index, self.url_of(target), pool="page", headers=headers) as reply:
                 status = reply.head.status
                 if reply.head.status != 200:
                     return reply.head, None
@@ -157,25 +179,34 @@ class Documents:
         except UpstreamFailed as failure:
             return failure.after(status), None
 
-    def _remember_missing(self, target: JsonTarget, head: Head) -> Entry:
+    def _remember_missing(self, target: JsonTarget, head: Head, since: int) -> Entry:
         entry = Entry(json_key(target), tag_of(target.index, target.project), "", head, "", 0, "")
+        if self._store.fence.hides(since, *page_named(entry.key)):
+            return entry
         self._negatives[entry.key] = entry
         self._negatives.move_to_end(entry.key)
         while len(self._negatives) > _NEGATIVES:
             self._negatives.popitem(last=False)
         return entry
 
-    async def _take(self, received: _Received, old: Entry | None) -> None:
+    async def _take(self, received: _Received, old: Entry | None, since: int) -> None:
         entry = received.entry
         self._negatives.pop(entry.key, None)
         rows = [Row(_base_key(entry), received.base, entry.tag), Row(entry.key, dump_entry(entry), entry.tag)]
         drop = [_base_key(old)] if old is not None and old.body != entry.body else []
-        await self._write(rows, drop)
+        await self._write(rows, since, drop)
 
-    async def _write(self, rows: list[Row], drop: Sequence[str] = ()) -> None:
+    async def _refresh(self, entry: Entry, since: int) -> None:
+        # A head without its body would be kept where another version came meanwhile, or where it was removed.
+        with suppress(StoreFailed):
+            current = await self._store.entry("responses", entry.key)
+            if current is not None and current.body == entry.body:
+                await self._write([Row(entry.key, dump_entry(entry), entry.tag)], since)
+
+    async def _write(self, rows: list[Row], since: int, drop: Sequence[str] = ()) -> None:
         # A store that fails costs only the keeping.
         with suppress(StoreFailed):
-            await self._store.write(rows, drop=drop)
+            await self._store.write(rows, drop=drop, since=since)
 
 
 def _received(target: JsonTarget, head: Head, url: str, body: bytes) -> _Received:

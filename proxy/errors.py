@@ -14,11 +14,13 @@ class ProxyError(Exception):
     """Base of all: ``status`` is an HTTP status, ``retry_after`` whole seconds or None.
 
     ``outcome`` is the word for the log and for Cache-Status: ``missing`` is a 404 the upstream just gave,
-    ``negative`` one that is remembered. ``headers`` go out with the answer.
+    ``negative`` one that is remembered. ``headers`` go out with the answer; ``hint`` is a sentence on what to do about
+    it, None where that follows from the status.
     """
 
     status = 500
     outcome = "error"
+    hint: str | None = None
 
     def __init__(
         self,
@@ -92,6 +94,10 @@ class WrongBody(UpstreamFailed):
 
 class StoreFailed(ProxyError):
     """Our own disk's fault. It never reaches a client: the proxy streams through without keeping."""
+
+
+class Forgotten(StoreFailed):
+    """Not kept because it was removed after it had been asked for. Nothing is wrong with the disk."""
 
 
 class OwnedElsewhere(ProxyError):

@@ -1,8 +1,8 @@
-"""What happened, said once per request to whoever observes: the access log today, metrics later."""
+"""What happened, said once per request to whoever observes: the access log, the metrics, the audit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -11,7 +11,8 @@ class Event:
     """One answered request. ``path`` is the raw path without its query; ``sent`` counts body bytes that left;
     ``seconds`` runs from the parsed request to the last byte, ``upstream_seconds`` is the part spent waiting
     for an upstream; ``upstream_status`` is what that answered, None when it was not asked, did not answer, or its
-    body is still on its way; ``aborted`` is true when the connection ended before the body did."""
+    body is still on its way; ``aborted`` is true when the connection ended before the body did; ``kind`` is what was
+    asked for: page, list, file, metadata, json, operation, admin or other."""
 
     method: str
     path: str
@@ -26,6 +27,37 @@ class Event:
     aborted: bool = False
     client: str = ""
     request_id: str = ""
+    kind: str = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamEvent:
+    """One request to an upstream, once it is over; each redirect followed and each further try is one of its own.
+    ``status`` is what it answered, None when no answer came (``because`` says why in constant words, "" when whoever
+    asked gave up). ``seconds`` run until its head, or until it was clear that none would come; ``received`` counts
+    body bytes as they came, before any decoding."""
+
+    index: str
+    status: int | None
+    seconds: float
+    received: int = 0
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What somebody changed by the admin API, or was not let do. ``action`` is remove, purge, refresh or refused;
+    ``what`` says of what, in the client's own words, which may be anything; ``result`` how it went. ``scope`` is that
+    of the token, "" where it was none of ours."""
+
+    action: str
+    what: Mapping[str, str]
+    result: Mapping[str, str | int | bool | None]
+    scope: str
+    client: str
+    request_id: str
 
 
 Observer = Callable[[Event], None]
+Auditor = Callable[[Deed], None]
+UpstreamObserver = Callable[[UpstreamEvent], None]

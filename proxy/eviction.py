@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from proxy.ballast import Ballast
 from proxy.directory import RoomName, free_space
 from proxy.errors import StoreFailed
 from proxy.room import Room
@@ -22,7 +23,8 @@ LARGEST = 0.25
 class Evictor:
     """Keeps each room under its own limit (bytes), and the disk's free space above its floor.
 
-    The floor is ``min_free`` or 5 % of the filesystem, what is less; only wheels are evicted for it.
+    The floor is ``min_free`` or 5 % of the filesystem, what is less; only wheels are evicted for it, and for a
+    ballast that was released, so that there is room to put it back.
     ``flush`` writes the access times that are still in memory, without which the order would be wrong.
     """
 
@@ -30,6 +32,7 @@ class Evictor:
         self,
         directory: Path,
         workers: Workers,
+        ballast: Ballast,
         limits: Mapping[RoomName, int],
         *,
         min_free: int,
@@ -37,6 +40,7 @@ class Evictor:
     ) -> None:
         self._directory = directory
         self._workers = workers
+        self._ballast = ballast
         self._limits = limits
         self._min_free = min_free
         self._flush = flush
@@ -49,7 +53,7 @@ class Evictor:
     def shortage(self, size: int = 0) -> int:
         """Bytes that must be freed before ``size`` more may be written; 0 when none. Raises OSError."""
         free, floor = free_space(self._directory, self._min_free)
-        return max(0, floor + size - free)
+        return max(0, floor + self._ballast.owed + size - free)
 
     async def bring_down(self, name: RoomName, keep: str | None = None) -> None:
         """Evict down to the low-water mark when the room is over its limit, but never the row ``keep``."""
@@ -57,7 +61,7 @@ class Evictor:
         if room.bytes <= limit:
             return
         async with self._one_at_a_time:
-            await self._flush()
+            await self._flushed()
             goal = int(limit * LOW_WATER)
             while room.bytes > goal and await self._step(name, room.bytes - goal, keep):
                 pass
@@ -70,14 +74,20 @@ class Evictor:
 
     async def free(self, size: int = 0) -> bool:
         """Evict wheels until ``size`` more bytes leave the floor untouched; False when they cannot."""
-        if not self._short(size):
-            return True
-        async with self._one_at_a_time:
-            await self._flush()
-            while need := self._short(size):
-                if not await self._step("wheels", need, None):
-                    return False
+        if self._short(size):
+            async with self._one_at_a_time:
+                await self._flushed()
+                while need := self._short(size):
+                    if not await self._step("wheels", need, None):
+                        return False
+        if self._ballast.owed:
+            await self._workers.hold_ballast()
         return True
+
+    async def _flushed(self) -> None:
+        # A disk without space for the times needs the eviction all the more.
+        with contextlib.suppress(StoreFailed):
+            await self._flush()
 
     def _short(self, size: int) -> int:
         try:
@@ -86,4 +96,4 @@ class Evictor:
             raise self._workers.failed(error, writes=True) from error
 
     async def _step(self, name: RoomName, need: int, keep: str | None) -> int:
-        return await self._workers.ask(name, partial(Room.evict, need=need, keep=keep))
+        return await self._workers.ask(name, partial(Room.evict, need=need, keep=keep), frees=True)

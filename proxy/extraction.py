@@ -29,6 +29,8 @@ from proxy.wheelfile import metadata_in
 
 _AT_ONCE = 4
 """Wheels looked into at one time: the directory of a hostile one may take 100 MB in memory."""
+TAKEN = "taken from the wheel"
+"""Why such an answer is what it is."""
 _IF_HERE = {"cache-control": "only-if-cached"}
 
 
@@ -78,7 +80,7 @@ class Extraction:
             follower.close()
             raise
         stored = follower.fill.keeps
-        status = CacheStatus("miss", "taken from the wheel", forward="uri-miss", collapsed=joined, stored=stored)
+        status = CacheStatus("miss", TAKEN, forward="uri-miss", collapsed=joined, stored=stored)
         answer = whole_or_part(request, follower, completed.size, etag_of(completed.sha256), status)
         return replace(answer, upstream_seconds=self._clock() - since)
 

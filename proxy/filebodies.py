@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.answer import Answer, Piece, Stream
+from proxy.answer import Answer, Flow, Piece, Stream
 from proxy.core.conditions import Span, Unsatisfiable, not_modified, requested_range
 from proxy.core.messages import CacheStatus, Entry, Headers, Request
 from proxy.core.ranges import content_range
@@ -64,7 +64,7 @@ async def pieces_of(answer: Answer) -> list[Piece]:
     """Where its whole body lies, once all of that is there; raises UpstreamFailed when it will not be."""
     pieces: list[Piece] = []
     offset = 0
-    while not isinstance(answer.body, bytes) and (piece := await answer.body.beyond(offset)) is not None:
+    while not isinstance(answer.body, bytes | Flow) and (piece := await answer.body.beyond(offset)) is not None:
         offset += piece.count
         last = pieces[-1] if pieces else None
         if last is not None and last.file is piece.file and last.position + last.count == piece.position:

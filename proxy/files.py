@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 
 from proxy.answer import Answer, StoredStream
@@ -17,9 +18,9 @@ from proxy.core import decide
 from proxy.core.conditions import Prefix, Span, Suffix, Unsatisfiable, not_modified, requested_range
 from proxy.core.messages import CacheStatus, Entry, FileTarget, Request, Rules, kept_head
 from proxy.core.ranges import spelled, within
-from proxy.core.urls import tag_of, without_query
+from proxy.core.urls import without_query
 from proxy.directory import RoomName
-from proxy.errors import Refused, StoreFailed, UpstreamFailed
+from proxy.errors import StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, proof_of, unsatisfiable, whole_or_part
 from proxy.filereplies import FileReplies
 from proxy.fill import Follower
@@ -73,6 +74,13 @@ class Files:
         self._replies = FileReplies(rules=self._rules, clock=clock)
         self._heads: Flights[int | None] = Flights(waiters=limits.waiters)
 
+    def aside(self, listings: Listings, fills: Fills, store: Store, upstream: Upstream) -> Files:
+        """The same files, with the same memory, over other rooms."""
+        twin = copy(self)
+        twin._listings, twin._fills, twin._store, twin._upstream = listings, fills, store, upstream
+        twin._heads = Flights(waiters=self._limits.waiters)
+        return twin
+
     async def close(self) -> None:
         """Cancel the HEAD requests under way."""
         await self._heads.close()
@@ -82,9 +90,12 @@ class Files:
         listed = await self._listings.find(request, target)
         if isinstance(listed, Entry):
             stored = await self._stored(room_of(target), listed.key)
-            if stored is None:
-                raise Refused("no page of this index lists that file", status=404)
-            return self._from_store(request, *stored)
+            if stored is not None:
+                return self._from_store(request, *stored)
+            # It went between the two, so its page has the word; failure is never 404.
+            listed = await self._listings.find(request, target)
+            if isinstance(listed, Entry):
+                raise UpstreamFailed("the file was evicted a moment ago; ask again", status=503, retry_after=1)
         return await self.serve(request, listed)
 
     async def serve(self, request: Request, listed: Wanted) -> Answer:
@@ -211,6 +222,8 @@ class Files:
             headers=headers,
             size=wanted.size,
             limit=self._limits.unknown_max,
+            named=wanted.named,
+            since=wanted.since,
         )
         follower, joined = await self._join(plan)
         size = follower.fill.size
@@ -227,7 +240,7 @@ class Files:
             status = CacheStatus("hit", "size and hash are on the page", hit=True)
             return Answer(200, file_headers(wanted.etag), b"", status, stop=wanted.size)
         since = self._clock()
-        flight, joined = self._heads.join(wanted.key, lambda: self._ask_head(wanted))
+        flight, joined = self._heads.join(f"{wanted.key}|{wanted.since}", lambda: self._ask_head(wanted))
         try:
             async with asyncio.timeout(self._limits.first_byte):
                 size = await asyncio.shield(flight)
@@ -247,19 +260,17 @@ class Files:
         """How that file is fetched, and under which key it is kept."""
 
         async def keep(spool: Spool, completed: Completed) -> None:
-            tag = tag_of(wanted.target.index, wanted.project)
-            url = without_query(wanted.url)
             entry = Entry(
                 wanted.key,
-                tag,
-                url,
+                wanted.tag,
+                without_query(wanted.url),
                 kept_head(completed.head),
                 "",
                 completed.size,
                 completed.sha256,
                 completed.verified,
             )
-            await self._store.adopt(wanted.room, spool, entry, wanted.name)
+            await self._store.adopt(wanted.room, spool, entry, wanted.name, since=wanted.since)
 
         def judge(reply: Reply) -> tuple[int, int | None]:
             return self._replies.whole(reply, pinned=strongest(wanted.hashes) is not None)
@@ -274,4 +285,6 @@ class Files:
             size=wanted.size,
             hashes=wanted.hashes,
             limit=_METADATA_MAX if wanted.target.metadata else self._limits.unknown_max,
+            named=wanted.named,
+            since=wanted.since,
         )

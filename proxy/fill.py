@@ -224,7 +224,7 @@ class Fill:
             except OSError:
                 # The cache's disk is full or failing: the rest of this body goes where temporary files go, so
                 # that the followers get it; nothing is kept.
-                if self._spool is None or len(self._segments) > 1:
+                if len(self._segments) > 1:
                     raise
                 self._segments.append((at, _throwaway(None)))
                 continue

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import assert_never
 
-from proxy.answer import Answer
-from proxy.core.messages import CacheStatus, FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Request
+from proxy.answer import Answer, moved
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Request
+from proxy.core.patterns import Selection
 from proxy.errors import Refused, UpstreamFailed
+from proxy.explanations import Explanation, Explanations
 from proxy.files import Files
 from proxy.fills import Fills
+from proxy.flights import Waiting
 from proxy.jsonapi import JsonApi
+from proxy.kept import Removed
 from proxy.lists import Lists
 from proxy.lookups import Lookups
 from proxy.metadata import Metadata
 from proxy.pages import Pages
+from proxy.refreshes import Refreshed, Refreshes
+from proxy.store import Store
 
 
 class Gateway:
@@ -29,6 +36,9 @@ class Gateway:
         files: Files,
         metadata: Metadata,
         fills: Fills,
+        refreshes: Refreshes,
+        explanations: Explanations,
+        store: Store,
     ) -> None:
         self._lookups = lookups
         self._pages = pages
@@ -37,6 +47,9 @@ class Gateway:
         self._files = files
         self._metadata = metadata
         self._fills = fills
+        self._refreshes = refreshes
+        self._explanations = explanations
+        self._store = store
 
     async def answer(self, request: Request) -> Answer:
         """The answer to one request; the caller sends it and closes it."""
@@ -61,15 +74,48 @@ class Gateway:
             case ListTarget() as target:
                 return await self._lists.answer(request, target)
             case Moved(location):
-                status = CacheStatus("moved", "there is one spelling for every name")
-                return Answer(301, (("Location", location),), b"", status, stop=0)
+                return moved(location)
             case NotHere(because):
                 raise Refused(because, status=404)
             case _:
                 assert_never(request.target)
 
+    def waiting(self) -> Mapping[str, Waiting]:
+        """Who waits for what is on its way: bodies of files ("fill"), pages, documents, metadata."""
+        return {
+            "fill": self._fills.waiting,
+            "page": self._lookups.waiting,
+            "json": self._json_api.waiting,
+            "metadata": self._metadata.waiting,
+        }
+
+    async def explain(self, request: Request) -> Explanation:
+        """What would become of a request; nobody upstream is asked, nothing changes."""
+        return await self._explanations.explain(request)
+
+    async def refresh(self, index: str | None, project: str) -> Refreshed:
+        """Look at a project's page now (see ``Refreshes``); without an index at that of the default one."""
+        return await self._refreshes.refresh(index, project)
+
+    async def remove(self, selection: Selection, *, dry_run: bool = False) -> Removed:
+        """Remove what is kept of a selection, and what is remembered. Whoever is being served is served to the end;
+        of what is on its way nothing is kept, and who asks after this has ended gets nothing that was asked for before.
+        Raises StoreFailed."""
+        try:
+            return await self._store.inventory.remove(selection, dry_run=dry_run)
+        finally:
+            # After the rows, in the same breath as the fence comes down: what was read from a row that is gone now
+            # would be remembered again.
+            if not dry_run:
+                self._forget(selection)
+
+    def _forget(self, selection: Selection) -> None:
+        for room in (self._lookups, self._pages, self._json_api, self._fills, self._refreshes):
+            room.forget(selection)
+
     async def close(self) -> None:
         """Cancel every fetch under way; what waits for one is told so."""
+        await self._refreshes.close()
         await self._lookups.close()
         await self._pages.close()
         await self._json_api.close()

@@ -11,10 +11,12 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from typing import assert_never
 
 from proxy.answer import Answer
+from proxy.asking import INLINE
 from proxy.codings import compress, decompress
 from proxy.core import decide
 from proxy.core.conditions import not_modified
@@ -22,10 +24,11 @@ from proxy.core.jsonapi import rooted
 from proxy.core.lifetime import response_headers
 from proxy.core.messages import CacheStatus, Entry, Headers, JsonTarget, Request, Rules
 from proxy.core.negotiation import Coding, coding_of
+from proxy.core.patterns import Selection
 from proxy.documents import BASE_CODING, Documents, Held
 from proxy.errors import Refused, UpstreamFailed
-from proxy.flights import Flights
-from proxy.lookups import INLINE, Fetched, PageLimits
+from proxy.flights import Flights, Waiting
+from proxy.lookups import Fetched, PageLimits
 from proxy.outcomes import concluded
 from proxy.store import Store
 from proxy.upstream import Upstream
@@ -59,15 +62,42 @@ class JsonApi:
         self._finished: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
 
+    def aside(self, documents: Documents) -> JsonApi:
+        """The same API over another room; what that one finishes is not remembered."""
+        twin = copy(self)
+        twin._documents, twin._finishing = documents, Flights(waiters=self._limits.waiters)
+        twin._finished, twin._size = OrderedDict(), 0
+        return twin
+
+    @property
+    def rules(self) -> Rules:
+        """Its own: what says nothing of its life has none."""
+        return self._rules
+
+    @property
+    def documents(self) -> Documents:
+        """What it answers from."""
+        return self._documents
+
     async def close(self) -> None:
         """Cancel what is under way."""
         await self._documents.close()
         await self._finishing.close()
 
+    @property
+    def waiting(self) -> Waiting:
+        """Who waits for a document of an upstream."""
+        return self._documents.waiting
+
+    def forget(self, selection: Selection) -> None:
+        """Drop what is remembered of the documents that were removed."""
+        self._documents.forget(selection)
+        self._finished.clear()  # by version, not by project; they are made again in no time
+        self._size = 0
+
     async def answer(self, request: Request, target: JsonTarget) -> Answer:
         """The document, from the store or the upstream. Raises Refused (404) for an index that has no such API."""
-        held = entry, base = await self._documents.known(target)
-        before = decide.before_upstream(request, entry, self._clock(), self._rules)
+        (entry, base), before = await self.before(request, target)
         match before:
             case decide.Serve():
                 assert entry is not None
@@ -80,9 +110,14 @@ class JsonApi:
             case decide.Refuse():
                 raise decide.refusal(before)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
-                return await self._forward(request, target, held, before.because)
+                return await self._forward(request, target, (entry, base), before.because)
             case _:
                 assert_never(before)
+
+    async def before(self, request: Request, target: JsonTarget) -> tuple[Held, decide.Before]:
+        """What is here of it, and what to do with that. Raises Refused (404) as ``answer``."""
+        held = await self._documents.known(target)
+        return held, decide.before_upstream(request, held[0], self._clock(), self._rules)
 
     # -- the upstream is asked -------------------------------------------------------------------------------
 

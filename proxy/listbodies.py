@@ -26,6 +26,7 @@ from proxy.core.projects import JsonEvents
 from proxy.core.projectwriters import HtmlWriter, JsonWriter
 from proxy.core.urls import list_key, tag_of, without_query
 from proxy.errors import StoreFailed, UpstreamFailed
+from proxy.fence import page_named
 from proxy.fill import Fill, Follower
 from proxy.fills import Fills
 from proxy.plan import Completed, Plan
@@ -137,14 +138,14 @@ class ListBodies:
     def fetch(self, index: str, entry: Entry | None) -> tuple[Follower, bool]:
         """Follow the list in its first form as it is fetched, and whether somebody did already; ``entry`` is the one
         that is stored. The fill fails with NotModified when that is still the one."""
-        site = self._sites[index]
+        site, since = self._sites[index], self._store.mark()
 
         async def keep(spool: Spool, completed: Completed) -> None:
             if storable(completed.head, self._rules):
                 key, head = list_key(index), kept_head(completed.head)
                 made = Entry(key, tag_of(index, ""), without_query(site), head, "", completed.size, completed.sha256)
                 old = await self._store.entry("responses", key)
-                await self._store.adopt("responses", spool, made, "projects")
+                await self._store.adopt("responses", spool, made, "projects", since=since)
                 if old is not None and old.sha256 != made.sha256:
                     await self._store.remove("responses", [_key(old, form) for form in _FORMS])
 
@@ -162,6 +163,8 @@ class ListBodies:
             },
             limit=_GROWTH * self._limit,
             source=partial(self._fetched, index, entry),
+            named=page_named(list_key(index)),
+            since=since,
         )
         follower, joined = self._fills.join(plan)
         self._latest[index] = follower.fill
@@ -210,15 +213,18 @@ class ListBodies:
             # It may be in the making still, since the time when that list was fetched.
             of = latest if latest.completed.sha256 == of.sha256 else of
         version = of.sha256 if isinstance(of, Entry) else str(id(of))
+        since = self._store.mark()
         plan = Plan(
             key=f"{list_key(index)}|{version}|{'|'.join(view.form)}",
             index=index,
             url=self._sites[index],
             judge=_whole,
-            keep=partial(self._keep, index, view, of),
+            keep=partial(self._keep, index, view, of, since),
             pool="page",
             limit=_GROWTH * self._limit,
             source=partial(self._made, index, view, of),
+            named=page_named(list_key(index)),
+            since=since,
         )
         return self._fills.join(plan)[0]
 
@@ -259,7 +265,9 @@ class ListBodies:
             stored.close()
         raise UpstreamFailed("the list was replaced a moment ago; ask again", status=503, retry_after=1)
 
-    async def _keep(self, index: str, view: ListView, of: Fill | Entry, spool: Spool, completed: Completed) -> None:
+    async def _keep(
+        self, index: str, view: ListView, of: Fill | Entry, since: int, spool: Spool, completed: Completed
+    ) -> None:
         """Keep it as long as the list that it is made of is the one that is kept."""
         if isinstance(of, Fill) and of.task is not None:
             # It ends with the row of the first form, which may come a moment after its last byte.
@@ -267,7 +275,7 @@ class ListBodies:
         first = await self._store.entry("responses", list_key(index))
         if first is not None and first.sha256 == _sha256(of):
             made = replace(first, key=view.key(first), body="", size=completed.size, sha256=completed.sha256)
-            await self._store.adopt("responses", spool, made, "projects")
+            await self._store.adopt("responses", spool, made, "projects", since=since)
 
 
 def _sha256(of: Fill | Entry) -> str | None:

@@ -38,12 +38,14 @@ def shown(host: str, port: int) -> str:
 
 
 class Crowd:
-    """Who is in: at most ``most`` connections, at most ``each`` from one address but those that are ``exempt``."""
+    """Who is in: at most ``most`` connections, at most ``each`` from one address but those that are ``exempt``.
+    ``refused`` counts those beyond, by the setting that is their limit."""
 
     def __init__(self, most: int, each: int, exempt: Callable[[str], bool]) -> None:
         self._most = most
         self._each = each
         self._exempt = exempt
+        self.refused: Counter[str] = Counter()
         self._inside: Counter[str] = Counter()
         self._count = 0
 
@@ -51,6 +53,7 @@ class Crowd:
         """Whether one more may come in; it is counted then until it leaves."""
         full = self._inside[address] >= self._each and not self._exempt(address)
         if full or self._count >= self._most:
+            self.refused["client_connections_per_address" if full else "client_connections"] += 1
             return False
         self._count += 1
         self._inside[address] += 1

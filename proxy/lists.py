@@ -40,6 +40,10 @@ class Lists:
         self._clock = clock
         self._behind: Flights[None] = Flights(waiters=limits.waiters)
 
+    def aside(self, bodies: ListBodies, store: Store) -> Lists:
+        """The same lists over other rooms."""
+        return Lists(bodies, store, rules=self._rules, limits=self._limits, clock=self._clock)
+
     async def close(self) -> None:
         """Cancel the refreshes under way."""
         await self._behind.close()
@@ -47,12 +51,7 @@ class Lists:
 
     async def answer(self, request: Request, target: ListTarget) -> Answer:
         """The list, from the store or as it arrives; Refused (406) when the client takes none of its formats."""
-        media_type = negotiate(request.headers.get("accept"), request.wanted_format)
-        if media_type is None:
-            raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
-        view = ListView(media_type, coding_of(request.headers.get("accept-encoding")))
-        entry = await self._entry(target.index)
-        before = decide.before_upstream(request, entry, self._clock(), self._rules)
+        view, entry, before = await self.before(request, target)
         match before:
             case decide.Serve():
                 assert entry is not None
@@ -68,6 +67,15 @@ class Lists:
                 return await self._forward(request, target, view, entry, before.because)
             case _:
                 assert_never(before)
+
+    async def before(self, request: Request, target: ListTarget) -> tuple[ListView, Entry | None, decide.Before]:
+        """What the client wants to see, what is here of it, and what to do with that. Raises Refused (406)."""
+        media_type = negotiate(request.headers.get("accept"), request.wanted_format)
+        if media_type is None:
+            raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
+        view = ListView(media_type, coding_of(request.headers.get("accept-encoding")))
+        entry = await self._entry(target.index)
+        return view, entry, decide.before_upstream(request, entry, self._clock(), self._rules)
 
     async def _entry(self, index: str) -> Entry | None:
         """The head of the stored list, None when there is none whose body is still there."""
@@ -112,7 +120,10 @@ class Lists:
         if outcome is None:
             status = replace(status, forward_status=200, stored=follower.fill.keeps)
             return await self._following(request, target, view, follower, status)
-        if isinstance(outcome, NotModified) and entry is not None:
+        if isinstance(outcome, NotModified):
+            if entry is None or await self._entry(target.index) is None:
+                # What did not change was removed meanwhile: it is asked for whole.
+                return await self._forward(request, target, view, None, status.because)
             entry = replace(entry, head=refreshed(entry.head, outcome.head))
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)

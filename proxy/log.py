@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from proxy.events import Event, Observer
+from proxy.events import Auditor, Deed, Event, Observer
 
 FIELD_LIMIT = 512
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -130,3 +130,26 @@ def access_log() -> Observer:
         )
 
     return observe
+
+
+def audit_log() -> Auditor:
+    """An auditor that logs each deed, at any level: who removed what must be found later. Who was refused is an
+    ordinary warning."""
+    done, refused = logging.getLogger("proxy.audit"), logging.getLogger("proxy.refused")
+    done.setLevel(logging.INFO)
+
+    def note(deed: Deed) -> None:
+        who = {"scope": deed.scope, "client": deed.client, "request_id": deed.request_id}
+        fields: dict[str, object] = {"action": deed.action, **deed.what, **deed.result, **who}
+        what = "".join(f" {name}={_quoted(value)}" for name, value in deed.what.items())
+        told = {name: _quoted(value) if " " in str(value) else value for name, value in deed.result.items()}
+        rest = "".join(f" {name}={value}" for name, value in {**told, **who}.items() if value not in (None, ""))
+        log, level = (refused, logging.WARNING) if deed.action == "refused" else (done, logging.INFO)
+        log.log(level, "audit: %s%s%s", deed.action, what, rest, extra={"event": "audit", "fields": fields})
+
+    return note
+
+
+def _quoted(value: object) -> str:
+    """What has spaces in it must not look like more fields."""
+    return orjson.dumps(clean(str(value))).decode()

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from proxy.core.patterns import Selection
 from proxy.core.simple import Listed, load_listing
 from proxy.core.urls import listing_key, location_of, tag_of
 from proxy.errors import StoreFailed
+from proxy.fence import page_named
 from proxy.room import Row
 from proxy.store import Store
 
@@ -34,7 +36,7 @@ class Manifests:
 
     async def of(self, index: str, project: str) -> Manifest | None:
         """The last listing of that project; None when no page of it is known."""
-        key = listing_key(index, project)
+        key, since = listing_key(index, project), self._store.mark()
         manifest = self._decoded.get(key)
         if manifest is not None:
             self._decoded.move_to_end(key)
@@ -48,15 +50,23 @@ class Manifests:
         except (StoreFailed, ValueError):
             return None
         # While the row was read a newer listing may have been put: it must not be replaced by the older one.
-        return self._decoded[key] if key in self._decoded else self._remember(key, manifest)
+        return self._decoded[key] if key in self._decoded else self._remember(key, manifest, since)
 
-    def put(self, index: str, project: str, manifest: Manifest, dumped: bytes) -> Row:
-        """Take a new listing, and its dump; returns the row that keeps it."""
+    def put(self, index: str, project: str, manifest: Manifest, dumped: bytes, since: int | None = None) -> Row:
+        """Take a new listing, and its dump, of a page that was asked for after the mark ``since``; returns the row
+        that keeps it."""
         key = listing_key(index, project)
-        self._remember(key, manifest)
+        self._remember(key, manifest, since)
         return Row(key, dumped, tag_of(index, project))
 
-    def _remember(self, key: str, manifest: Manifest) -> Manifest:
+    def forget(self, selection: Selection) -> None:
+        """Drop the listings of pages that were removed."""
+        for key in [key for key in self._decoded if selection.covers(*page_named(key))]:
+            self._files -= len(self._decoded.pop(key))
+
+    def _remember(self, key: str, manifest: Manifest, since: int | None) -> Manifest:
+        if since is not None and self._store.fence.hides(since, *page_named(key)):
+            return manifest
         self._files += len(manifest) - len(self._decoded.pop(key, ()))
         self._decoded[key] = manifest
         while self._files > _FILES_IN_MEMORY and len(self._decoded) > 1:

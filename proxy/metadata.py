@@ -15,17 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.answer import Answer
+from proxy.asking import INLINE
 from proxy.codings import compress
 from proxy.core.conditions import not_modified
 from proxy.core.messages import CacheStatus, Entry, FileTarget, Headers, Request
 from proxy.core.negotiation import Coding, coding_of
-from proxy.core.urls import tag_of
 from proxy.errors import StoreFailed
 from proxy.extraction import Extraction
 from proxy.filebodies import file_headers, pieces_of, proof_of
 from proxy.fill import HOLD_BACK
-from proxy.flights import Flights
-from proxy.lookups import INLINE
+from proxy.flights import Flights, Waiting
 from proxy.room import Row
 from proxy.store import Store
 from proxy.wanted import Listings, Wanted
@@ -61,6 +60,11 @@ class Metadata:
         """Cancel what is under way."""
         await self._making.close()
 
+    @property
+    def waiting(self) -> Waiting:
+        """Who waits for metadata to be coded, or taken out of a wheel before."""
+        return self._making.waiting
+
     async def answer(self, request: Request, target: FileTarget) -> Answer:
         """The metadata as ``Extraction`` answers it, or coded. Ranges are those of the bytes as they are."""
         coding = coding_of(request.headers.get("accept-encoding"))
@@ -89,8 +93,9 @@ class Metadata:
         # What one client does not want fetched is refused to that client alone, not to those who joined it.
         if entry is None and (request.method == "HEAD" or "only-if-cached" in request.headers.get("cache-control", "")):
             return None
+        since = self._store.mark()  # of the key, too: who asks after a removal shares nothing of before
         flight, joined = self._making.join(
-            f"{listed.key}|{coding}", lambda: self._make(request, target, listed, coding, entry)
+            f"{listed.key}|{coding}|{since}", lambda: self._make(request, target, listed, coding, entry, since)
         )
         made = await asyncio.shield(flight)
         if made is not None and joined:
@@ -110,7 +115,13 @@ class Metadata:
             return None
 
     async def _make(
-        self, request: Request, target: FileTarget, listed: Wanted | Entry, coding: Coding, entry: Entry | None
+        self,
+        request: Request,
+        target: FileTarget,
+        listed: Wanted | Entry,
+        coding: Coding,
+        entry: Entry | None,
+        since: int,
     ) -> _Made | None:
         """Code the body that a client without conditions would get, and keep that; None when it is too large, or
         not the one that ``entry`` speaks of."""
@@ -133,9 +144,8 @@ class Metadata:
         if entry is not None and sha256 != entry.sha256:
             return None
         if known or answer.cache_status.stored:
-            tag = listed.tag if isinstance(listed, Entry) else tag_of(target.index, listed.project)
             with suppress(StoreFailed):
-                await self._store.write([Row(_key(listed.key, sha256, coding), coded, tag)])
+                await self._store.write([Row(_key(listed.key, sha256, coding), coded, listed.tag)], since=since)
         return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds)
 
 

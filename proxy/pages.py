@@ -7,18 +7,22 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from typing import assert_never
 
 from proxy.answer import Answer
+from proxy.asking import INLINE
 from proxy.core import decide, negotiation
 from proxy.core.conditions import not_modified
 from proxy.core.lifetime import response_headers
 from proxy.core.messages import CacheStatus, Entry, Headers, PageTarget, Request, Rules
+from proxy.core.patterns import Selection
 from proxy.core.urls import page_key
 from proxy.derivations import Derivations
 from proxy.errors import Refused, UpstreamFailed
-from proxy.lookups import INLINE, Fetched, Lookups, PageLimits
+from proxy.fence import page_named
+from proxy.lookups import Fetched, Lookups, PageLimits
 from proxy.manifests import Manifest, Manifests
 from proxy.outcomes import concluded
 from proxy.renditions import BASE_UP, View, body_of
@@ -48,12 +52,20 @@ class Pages:
     ) -> None:
         self._lookups = lookups
         self._manifests = manifests
+        self._store = store
         self._rules = rules
         self._limits = limits
         self._clock = clock
         self._derivations = Derivations(lookups, store, waiters=limits.waiters)
         # When a look at a page ended that was made for the sake of a file, and what it failed of, if it did.
         self._looked: OrderedDict[str, tuple[float, UpstreamFailed | None]] = OrderedDict()
+
+    def aside(self, lookups: Lookups, manifests: Manifests, store: Store) -> Pages:
+        """The same pages, with the same memory, over other rooms."""
+        twin = copy(self)
+        twin._lookups, twin._manifests, twin._store = lookups, manifests, store
+        twin._derivations = Derivations(lookups, store, waiters=self._limits.waiters)
+        return twin
 
     async def close(self) -> None:
         """Cancel the renderings under way."""
@@ -63,12 +75,7 @@ class Pages:
 
     async def answer(self, request: Request, target: PageTarget) -> Answer:
         """The page in the format the client wants, from the store or the upstream."""
-        media_type = negotiation.negotiate(request.headers.get("accept"), request.wanted_format)
-        if media_type is None:
-            raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
-        view = View(media_type, target.up, negotiation.coding_of(request.headers.get("accept-encoding")))
-        entry, shown = await self._known(target, view)
-        before = decide.before_upstream(request, entry, self._clock(), self._rules)
+        view, (entry, shown), before = await self.before(request, target)
         match before:
             case decide.Serve():
                 assert entry is not None
@@ -84,6 +91,15 @@ class Pages:
                 return await self._forward(request, target, (entry, shown), view, before.because)
             case _:
                 assert_never(before)
+
+    async def before(self, request: Request, target: PageTarget) -> tuple[View, Held, decide.Before]:
+        """What the client wants to see, what is here of it, and what to do with that. Raises Refused (406)."""
+        media_type = negotiation.negotiate(request.headers.get("accept"), request.wanted_format)
+        if media_type is None:
+            raise Refused("the formats offered are Simple API JSON v1, HTML v1 and text/html", status=406)
+        view = View(media_type, target.up, negotiation.coding_of(request.headers.get("accept-encoding")))
+        held = await self._known(target, view)
+        return view, held, decide.before_upstream(request, held[0], self._clock(), self._rules)
 
     async def _known(self, target: PageTarget, view: View) -> Held:
         """The entry that speaks for a page, and its rendition. A head whose body was evicted is no entry; one
@@ -163,7 +179,7 @@ class Pages:
         Raises UpstreamFailed when the upstream does not tell: what is stored then proves nothing about a file
         that it does not list, and failure is never 404.
         """
-        target = PageTarget(index, project, BASE_UP)
+        target, mark = PageTarget(index, project, BASE_UP), self._store.mark()
         entry = await self._lookups.known(target)
         manifest = await self.manifest(index, project)
         if not whole and entry is not None and self._within(entry.head.received_at):
@@ -186,10 +202,21 @@ class Pages:
         try:
             found = await self._seen(await self._patiently(flight, self._clock()), index, project)
         except UpstreamFailed as failed:
-            self._remember_look(key, failed)
+            self._remember_look(key, failed, mark)
             raise
-        self._remember_look(key, None)
+        self._remember_look(key, None, mark)
         return found
+
+    def forget(self, selection: Selection) -> None:
+        """Drop what looks at the pages came to that were removed."""
+        for key in [key for key in self._looked if selection.covers(*page_named(key))]:
+            del self._looked[key]
+
+    def unlearn(self, target: PageTarget) -> None:
+        """Drop what looks at that page came to."""
+        key = page_key(target.index, target.project)
+        for each in (key, f"{key}|whole"):
+            self._looked.pop(each, None)
 
     async def _seen(self, fetched: Fetched, index: str, project: str) -> Manifest | None:
         match fetched.after:
@@ -200,9 +227,11 @@ class Pages:
             case decide.Keep(negative=True):
                 return None
             case _:
-                return await self.manifest(index, project)
+                return fetched.manifest or await self.manifest(index, project)
 
-    def _remember_look(self, key: str, failure: UpstreamFailed | None) -> None:
+    def _remember_look(self, key: str, failure: UpstreamFailed | None, mark: int) -> None:
+        if self._store.fence.hides(mark, *page_named(key)):
+            return  # or it would be taken for a look that found nothing
         self._looked.pop(key, None)
         self._looked[key] = (self._clock(), failure)
         while len(self._looked) > _LOOKS:

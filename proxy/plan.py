@@ -10,6 +10,7 @@ from typing import Literal
 
 from proxy.bodies import Spool
 from proxy.core.messages import Head
+from proxy.fence import Named
 from proxy.replies import Reply
 
 _STRENGTH = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha3_512", "sha224", "sha1", "md5")
@@ -34,6 +35,8 @@ class Plan:
     spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
     taken of a body whose size no page lists. ``source`` gets the headers and gives the reply where that is not
     simply the upstream's to ``url``: a body that is changed on its way in, or is made of another one. It is asked once.
+    ``named`` says what it will be called where it is kept, ``since`` is the mark taken before anything of this was
+    read or asked for; None where nobody can remove it.
     """
 
     key: str
@@ -47,6 +50,8 @@ class Plan:
     hashes: Mapping[str, str] = field(default_factory=dict)
     limit: int = 5 * 2**30
     source: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Reply]] | None = None
+    named: Named | None = None
+    since: int | None = None
 
 
 def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:

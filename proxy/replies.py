@@ -43,6 +43,10 @@ class Reply:
     framed: bool
     chunks: AsyncIterator[bytes]
 
+    def account(self) -> tuple[int, str]:
+        """Body bytes that came so far, and in constant words what kept the rest away ("": nothing)."""
+        return (self.chunks.received, self.chunks.lost) if isinstance(self.chunks, _Chunks) else (0, "")
+
 
 # All that aiohttp raises for a body that does not go on; RuntimeError when its connection is gone.
 _BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
@@ -167,6 +171,8 @@ class _Chunks:
         self._idle = idle
         self._waited = 0.0
         self._came = 0
+        self.received = 0
+        self.lost = ""
 
     def __aiter__(self) -> _Chunks:
         return self
@@ -176,13 +182,14 @@ class _Chunks:
         try:
             data = await self._read()
         except TimeoutError:
-            raise passing("the body came to a stop") from None
+            raise self._ended("the body came to a stop") from None
         except _BODY_LOST:
-            raise passing("the body was cut") from None
+            raise self._ended("the body was cut") from None
+        self.received += len(data)
         if self._missing is not None:
             self._missing -= len(data)
             if self._missing < 0 or (self._missing and not data):
-                raise passing("a body of another length than declared")
+                raise self._ended("a body of another length than declared")
         if not data:
             raise StopAsyncIteration
         if self._missing != 0:
@@ -195,8 +202,12 @@ class _Chunks:
         self._came += came
         if self._waited >= self._idle:
             if self._came < TRICKLE * self._waited:
-                raise passing("the body came to a stop")
+                raise self._ended("the body came to a stop")
             self._waited, self._came = 0.0, 0
+
+    def _ended(self, because: str) -> UpstreamFailed:
+        self.lost = because
+        return passing(because)
 
     async def _read(self) -> bytes:
         """At most 256 KiB, b"" at the end.

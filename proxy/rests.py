@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from proxy.breaker import Breaker, Patience
 from proxy.core.urls import without_query
+from proxy.errors import UpstreamFailed
 
 _log = logging.getLogger("proxy.upstream")
 
@@ -22,6 +24,14 @@ class Rests:
     def admit(self, place: Place, now: float) -> bool:
         """Whether this request is a probe. Raises UpstreamFailed (503) while the place rests."""
         return self._breaker.admit(place, now)
+
+    def resting(self) -> Counter[str]:
+        """How many origins of each index rest; an index of which none does is absent."""
+        return Counter(str(index) for index, *_ in self._breaker.resting())
+
+    def refuses(self, place: Place, now: float) -> UpstreamFailed | None:
+        """What ``admit`` would raise."""
+        return self._breaker.refuses(place, now)
 
     def dropped(self, place: Place) -> None:
         """A request that was refused by us, or cancelled: it says nothing about the place."""

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from proxy.directory import free_space
 from proxy.disk import FAILURES, MODE_BINARY, MODE_RAW, SEAL, Foreign, is_unusable, open_cache, seal
+from proxy.kept import Sum
 from proxy.memory import Change, FileRow, Value
+from proxy.sums import SIZE, measure, settle
+from proxy.unlogged import ROOM_FOR_LOG, leave_log
 
 log = logging.getLogger("proxy.store")
 
 # Rows per job: about 20 ms of the one thread at most, which is what a reader behind an eviction waits.
 STEP = 200
-_INDEXES = (
-    "CREATE INDEX IF NOT EXISTS Room_used ON Cache(access_time, size)",
-    "CREATE INDEX IF NOT EXISTS Room_tag ON Cache(tag) WHERE tag IS NOT NULL",
-    "CREATE INDEX IF NOT EXISTS Room_file ON Cache(filename) WHERE filename IS NOT NULL",
-)
-_SIZE = "coalesce(CAST(size AS INTEGER), 0)"  # a row that we did not write may hold anything
 _SOUND = (
-    "raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
+    "raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
     f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value) - {SEAL})"
     f" OR (mode = {MODE_BINARY} AND typeof(filename) = 'text' AND size >= 0))"
 )
@@ -51,16 +51,20 @@ class RowSeen:
 
 
 class Room:
-    """One diskcache. Made, used and closed on one thread; ``count`` and ``bytes`` may be read from any.
+    """One diskcache. Made, used and closed on one thread; ``count``, ``bytes`` and ``sums`` (of all rows, and of the
+    wheels among them) may be read from any, and what was ``evicted`` since it was opened.
 
     Methods raise what is in FAILURES, after which `recover` must be called. ``changes`` collects what they
-    did or saw, for the table in memory.
+    did or saw, for the table in memory. Not ``logged``: without a log, which needs no space (`unlogged`).
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, logged: bool = True) -> None:
         self.directory = directory
+        self.logged = logged
         self.count = 0
         self.bytes = 0
+        self.sums = (Sum(0, 0), Sum(0, 0))
+        self.evicted = Sum(0, 0)
         self.changes: list[Change] = []
         self._open()
 
@@ -75,25 +79,45 @@ class Room:
             self._connect()
 
     def _connect(self) -> None:
-        self._cache = open_cache(self.directory)
-        for statement in _INDEXES:
-            self._cache._sql(statement)
-        # A flipped bit in a text must not stop a scan.
-        self._cache._con.text_factory = lambda data: data.decode(errors="replace")
+        if not self.logged:
+            leave_log(self.directory)
+        self._cache = open_cache(self.directory, logged=self.logged)
         self.measure()
 
     def erase(self) -> None:
         """Forget the database; the bodies it named are strays for the sweep."""
         if hasattr(self, "_cache"):
             self._cache.close()
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        # A log that outlives its database would be taken for that of the next one.
+        for suffix in ("-wal", "-shm", "-journal", ""):
             (self.directory / f"cache.db{suffix}").unlink(missing_ok=True)
 
     def rebuild(self) -> None:
         """Start empty in the place of a database that turned out to be corrupt."""
         log.error("the database of %s is corrupt: starting empty", self.directory.name)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Start empty; the bodies that were named are strays for the sweep."""
         self.erase()
         self._connect()
+
+    def leave_log(self) -> None:
+        """Go on without the log, on a disk that has no space for it."""
+        log.warning("the database of %s goes on without its log: the disk is full", self.directory.name)
+        self._cache.close()
+        self.logged = False
+        self._connect()
+
+    def log_again(self) -> None:
+        """Take the log up again, once there is room for it."""
+        if not self.logged and free_space(self.directory, 0)[0] >= ROOM_FOR_LOG:
+            self.logged = True
+            self._cache._sql("PRAGMA journal_mode = WAL")
+
+    def cut_log(self) -> None:
+        """Move the log into the database and give its space back."""
+        self._cache._sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def recover(self) -> None:
         """Leave a transaction that failed (a failed COMMIT leaves it open) and keep the files it let go."""
@@ -114,11 +138,26 @@ class Room:
 
     def measure(self) -> None:
         """Read the sums that the triggers keep."""
-        found = dict(self._cache._sql("SELECT key, value FROM Settings WHERE key IN ('count', 'size')"))
-        self.count, self.bytes = int(found["count"]), int(found["size"])
+        self.sums = measure(self._cache._sql)
+        self.count, self.bytes = self.sums[0].count, self.sums[0].bytes
 
     def close(self) -> None:
         self._cache.close()
+
+    def sql(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """One statement; a cursor."""
+        return self._cache._sql(statement, values)
+
+    def transact(self) -> AbstractContextManager[object]:
+        """All that is done inside, or nothing."""
+        transaction: AbstractContextManager[object] = self._cache.transact()
+        return transaction
+
+    def let_go(self, key: object, filename: object) -> None:
+        """Inside a transaction that deletes the row: after it nobody names its body any more."""
+        self._let_go(filename)
+        if isinstance(key, str):
+            self.changes.append((key, None))
 
     def get(self, key: str) -> Value | None:
         """A row's value; None when there is none. A foreign row is dropped on the way."""
@@ -167,7 +206,7 @@ class Room:
     def _delete(self, keys: Sequence[str]) -> int:
         freed = 0
         for key in keys:
-            select = f"SELECT rowid, filename, {_SIZE} FROM Cache WHERE key = ? AND raw = 1"
+            select = f"SELECT rowid, filename, {SIZE} FROM Cache WHERE key = ? AND raw = 1"
             for rowid, filename, size in self._cache._sql(select, (key,)).fetchall():
                 self._cache._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
                 self._let_go(filename)
@@ -207,16 +246,16 @@ class Room:
         Returns how many went."""
         freed = gone = 0
         with self._cache._transact() as (sql, _):
-            select = f"SELECT rowid, key, filename, {_SIZE} FROM Cache ORDER BY access_time LIMIT ?"
+            select = f"SELECT rowid, key, filename, {SIZE} FROM Cache ORDER BY access_time LIMIT ?"
             for rowid, key, filename, size in sql(select, (STEP + 1,)).fetchall():
                 if freed >= need or gone == STEP:
                     break
                 if key == keep:
                     continue
                 sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
-                self._let_go(filename)
-                self.changes.append((key, None))
+                self.let_go(key, filename)
                 freed, gone = freed + size, gone + 1
+        self.evicted = Sum(self.evicted.count + gone, self.evicted.bytes + freed)
         return gone
 
     def rows_after(self, rowid: int) -> list[RowSeen]:
@@ -239,14 +278,12 @@ class Room:
                 where = "WHERE rowid = ? AND filename IS ? AND size IS ?"
                 seen = (row.rowid, row.filename, row.size)
                 for (key,) in sql(f"SELECT key FROM Cache {where}", seen).fetchall():
-                    self.changes.append((key, None))
                     sql(f"DELETE FROM Cache {where}", seen)
-                    self._let_go(row.filename)
+                    self.let_go(key, row.filename)
 
     def settle(self, now: float) -> None:
         """Put right what a clock that was ahead, or a damaged sum, would make eternal."""
         with self._cache._transact() as (sql, _):
             clamp = "UPDATE Cache SET store_time = min(store_time, ?), access_time = ? WHERE access_time > ?"
             sql(clamp, (now, now, now))
-            sql("UPDATE Settings SET value = (SELECT count(*) FROM Cache) WHERE key = 'count'")
-            sql("UPDATE Settings SET value = (SELECT coalesce(sum(size), 0) FROM Cache) WHERE key = 'size'")
+            settle(sql)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 
 from proxy.core.messages import Entry
@@ -29,6 +30,7 @@ class Rows:
         self._table = table
         self._workers = workers
         self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
+        self._writing: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
 
     def peek(self, room: RoomName, key: str) -> Value | None:
         """The row if it is in memory."""
@@ -71,12 +73,19 @@ class Rows:
         entries = (decoded(room, key, value) for key, value in rows)
         return [entry for entry in entries if entry is not None]
 
+    def used(self, room: RoomName) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """When rows were used, by key, as far as it may not be in the database yet: what is read there after this
+        call is older."""
+        return self._used[room], self._writing[room]
+
     async def flush(self) -> None:
         """Write the access times collected since the last time."""
         for name in ROOMS:
-            used, self._used[name] = list(self._used[name].items()), {}
+            self._writing[name], self._used[name] = self._used[name], {}
+            used = list(self._writing[name].items())
             for start in range(0, len(used), STEP):
                 await self._workers.ask(name, partial(Room.touch, times=used[start : start + STEP]))
+            self._writing[name] = {}
 
     async def flush_now_and_then(self) -> None:
         """Write them every FLUSH_EVERY seconds, until cancelled."""

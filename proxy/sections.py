@@ -19,7 +19,9 @@ from proxy.credentials import (
     Kept,
     Netrc,
     Word,
+    admin_token,
     netrc_path,
+    read_admin_token,
     read_secret,
     read_token,
     usable_token,
@@ -47,6 +49,11 @@ def _secret_of(given: SecretStr | None, file: Path | None, read: Callable[[Path]
 
 def _token(value: SecretStr) -> SecretStr:
     usable_token(value.get_secret_value())
+    return value
+
+
+def _admin_token(value: SecretStr) -> SecretStr:
+    admin_token(value.get_secret_value())
     return value
 
 
@@ -88,6 +95,10 @@ Directory = Annotated[Path, AfterValidator(spelling.parse_directory)]
 PasswordFile = Annotated[Path, AfterValidator(spelling.parse_secret_file), AfterValidator(_readable(read_secret))]
 TokenFile = Annotated[Path, AfterValidator(spelling.parse_secret_file), AfterValidator(_readable(read_token))]
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+AdminToken = Annotated[SecretStr, AfterValidator(_admin_token)]
+AdminTokenFile = Annotated[
+    Path, AfterValidator(spelling.parse_secret_file), AfterValidator(_readable(read_admin_token))
+]  # fmt: skip
 TrustedProxy = Annotated[
     IPv4Network | IPv6Network | Literal["unix"], BeforeValidator(spelling.parse_trusted_proxy)
 ]  # fmt: skip
@@ -148,6 +159,7 @@ class Cache(Section):
     max_size: SomeBytes = 20 * 10**9
     responses_max_size: SomeBytes = 2 * 10**9
     min_free: Bytes = 10**9
+    ballast: Bytes = 16 * 2**20
 
 
 class Freshness(Section):
@@ -199,6 +211,36 @@ class Index(Section):
             raise About("username", "needs a password: set password_file, or the variable of this index")
         if self.username is None and password is not None:
             raise About("username", "is required with a password (a token has no username: token_file)")
+        return self
+
+
+class Admin(Section):
+    """Who may use the admin API: ``token`` everything, ``read_token`` what changes nothing. A token goes before its
+    file; with neither for ``token`` the server makes one (``admintoken``). None is ever shown."""
+
+    token: AdminToken | None = Field(default=None, repr=False, exclude=True)
+    token_file: AdminTokenFile | None = None
+    read_token: AdminToken | None = Field(default=None, repr=False, exclude=True)
+    read_token_file: AdminTokenFile | None = None
+
+    def writes(self) -> Word | Kept | None:
+        """The secret of who may do everything, None when none is configured."""
+        return self._secret(self.token, self.token_file)
+
+    def reads(self) -> Word | Kept | None:
+        """The secret of who may look, None when none is configured."""
+        return self._secret(self.read_token, self.read_token_file)
+
+    @staticmethod
+    def _secret(token: SecretStr | None, file: Path | None) -> Word | Kept | None:
+        return None if token is None and file is None else _secret_of(token, file, read_admin_token)
+
+    @model_validator(mode="after")
+    def _tokens_differ(self) -> Self:
+        """One token for both would let whoever should only look do everything."""
+        writes, reads = self.writes(), self.reads()
+        if writes is not None and reads is not None and writes.reveal() == reads.reveal():
+            raise About("read_token", "expected another token than the one that may do everything")
         return self
 
 

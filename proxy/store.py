@@ -24,12 +24,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.adoption import Adoption
+from proxy.ballast import Ballast
 from proxy.bodies import Spool, discard_spool, open_body, open_spool
 from proxy.core.messages import Entry
 from proxy.directory import ROOMS, RoomName, claim, release
 from proxy.entries import dump_entry, load_entry
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
+from proxy.fence import Fence, name_of
+from proxy.inventory import Inventory
+from proxy.kept import Sum
 from proxy.memory import FileRow, Table
 from proxy.room import STEP, Room, Row
 from proxy.rows import Rows, dumped
@@ -54,11 +58,12 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class RoomStats:
-    """Rows, bytes of values and bodies, and the limit in bytes."""
+    """Rows, bytes of values and bodies, the limit in bytes, and what was evicted since the start."""
 
     count: int
     bytes: int
     limit: int
+    evicted: Sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +83,23 @@ class Store:
     says in a few words what fails at present. Keys are text; a room is "wheels" or "responses".
     """
 
-    def __init__(self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, memory: int) -> None:
+    def __init__(
+        self, directory: Path, lock: int, limits: dict[RoomName, int], *, min_free: int, ballast: Ballast, memory: int
+    ) -> None:
         """Use `open`."""
         self.directory = directory
         self._lock: int | None = lock
         self._limits = limits
         self._places = {name: directory / name for name in ROOMS}
+        self.fence = Fence()
         self._table = Table(memory)
         linking = Linking()
-        self._workers = Workers(self._table, lambda: self._sweeper.begin())
+        self._workers = Workers(self._table, ballast, lambda: self._sweeper.begin())
         self._sweeper = Sweeper(directory, linking, self._workers)
         self._rows = Rows(self._table, self._workers)
-        self._evictor = Evictor(directory, self._workers, limits, min_free=min_free, flush=self._rows.flush)
-        self._adoption = Adoption(directory, self._workers, self._evictor, linking)
+        self._evictor = Evictor(directory, self._workers, ballast, limits, min_free=min_free, flush=self._rows.flush)
+        self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence)
+        self.inventory = Inventory(self._workers, self._rows, self.fence)
         self._flushing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -101,9 +110,11 @@ class Store:
         max_size: int,
         responses_max_size: int,
         min_free: int,
+        ballast: int | None = None,
         memory: int = 32 * 2**20,
     ) -> Store:
-        """Take the directory, made when missing, and open it; the sweep goes on behind. All sizes in bytes.
+        """Take the directory, made when missing, and open it; the sweep goes on behind. All sizes in bytes;
+        for the ballast see `Ballast`.
 
         Raises OwnedElsewhere when another process holds it, StoreFailed when it cannot be used: a newer
         version, another user's, not a cache, not writable, locked.
@@ -114,7 +125,8 @@ class Store:
         except OSError as error:
             raise StoreFailed("the cache directory cannot be used") from error
         limits: dict[RoomName, int] = {"wheels": max_size, "responses": responses_max_size}
-        store = cls(directory, lock, limits, min_free=min_free, memory=memory)
+        held = Ballast(directory, ballast, min_free=min_free)
+        store = cls(directory, lock, limits, min_free=min_free, ballast=held, memory=memory)
         try:
             await store._workers.open(directory)
         except BaseException:
@@ -151,10 +163,15 @@ class Store:
     def stats(self) -> StoreStats:
         """Counts and bytes of both rooms; costs nothing."""
         rooms = {
-            name: RoomStats(self._workers.rooms[name].count, self._workers.rooms[name].bytes, limit)
-            for name, limit in self._limits.items()
+            name: RoomStats(room.count, room.bytes, self._limits[name], room.evicted)
+            for name, room in self._workers.rooms.items()
         }
         return StoreStats(rooms["wheels"], rooms["responses"], len(self._table), self._table.bytes)
+
+    def mark(self) -> int:
+        """Now, for the ``since`` of what is asked for from here on; costs nothing. Take it before an upstream is
+        asked, and before what is kept is read that another is made of."""
+        return self.fence.mark()
 
     # --- small values, in responses/
 
@@ -168,14 +185,17 @@ class Store:
         value = await self._rows.value("responses", key)
         return value if isinstance(value, bytes) else None
 
-    async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = ()) -> None:
+    async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None) -> None:
         """Write and drop rows in one transaction: all of it or nothing. A key in both is written.
 
-        A value over a quarter of the room's limit is refused.
+        A value over a quarter of the room's limit is refused. Raises Forgotten when what a row belongs to was
+        removed after the mark ``since``.
         """
         if not all(self._evictor.fits("responses", len(row.value)) for row in rows):
             raise StoreFailed("the value is too large to be kept")
-        await self._workers.ask("responses", partial(Room.write, rows=rows, drop=drop))
+        names = [name_of("responses", row.key, row.tag, "") for row in rows]
+        job = self.fence.checked(partial(Room.write, rows=rows, drop=drop), since, names)
+        await self._workers.ask("responses", job)
         await self._evictor.after_writing("responses", rows[-1].key if rows else None)
 
     async def drop(self, keys: Sequence[str]) -> None:
@@ -228,16 +248,18 @@ class Store:
         """Unlink and close a spool file; once is enough, more is no error."""
         await self._workers.file(discard_spool, spool)
 
-    async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str) -> Entry:
+    async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str, *, since: int | None = None) -> Entry:
         """Keep a spooled body under ``entry.key``, its last part of path being ``name``.
 
         Returns the entry with ``body`` set. The spool's descriptor stays open for those who still read from
-        it; `discard` closes it. A cancelled caller does not undo the adoption: it goes on to its end.
+        it; `discard` closes it. A cancelled caller does not undo the adoption: it goes on to its end. Raises
+        Forgotten when it was removed after the mark ``since``.
         """
-        return await self._adoption.adopt(room, spool, entry, name)
+        return await self._adoption.adopt(room, spool, entry, name, since)
 
     async def update(self, room: RoomName, key: str, entry: Entry) -> bool:
-        """Put a new head over the same body; False when that body is not the key's any more."""
+        """Put a new head over the same body; False when that body is not the key's any more. It brings nothing back
+        that was removed: no two bodies have the same file name."""
         filename = entry.body.removeprefix(f"{room}/")
         body = FileRow(filename, entry.size, dumped(entry))
         return await self._workers.ask(room, partial(Room.update, key=key, body=body, tag=entry.tag))
@@ -246,7 +268,7 @@ class Store:
         """Remove rows and their bodies; returns the bytes freed. Open bodies can be read to their end."""
         freed = 0
         for start in range(0, len(keys), STEP):
-            freed += await self._workers.ask(room, partial(Room.delete, keys=keys[start : start + STEP]))
+            freed += await self._workers.ask(room, partial(Room.delete, keys=keys[start : start + STEP]), frees=True)
         return freed
 
     def has_room(self, size: int, room: RoomName = "wheels") -> bool:

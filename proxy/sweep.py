@@ -72,7 +72,7 @@ class Hands(Protocol):
     """What a sweep works with: ``ask`` runs a short job on the store's thread, ``walk`` a blocking function
     on a thread of the sweep's own."""
 
-    async def ask(self, name: RoomName, job: Callable[[Room], T]) -> T: ...
+    async def ask(self, name: RoomName, job: Callable[[Room], T], *, frees: bool = False) -> T: ...
 
     async def walk(self, function: Callable[..., T], *arguments: object) -> T: ...
 
@@ -93,7 +93,7 @@ async def _sweep_rows(name: RoomName, room: Path, hands: Hands) -> None:
         bad = await hands.walk(_bodiless, room, rows)
         if bad:
             # A row that was replaced since then names another file and is not dropped.
-            await hands.ask(name, partial(Room.drop_rows, rows=bad))
+            await hands.ask(name, partial(Room.drop_rows, rows=bad), frees=True)
 
 
 def _bodiless(room: Path, rows: list[RowSeen]) -> list[RowSeen]:

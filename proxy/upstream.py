@@ -14,19 +14,20 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 import aiohttp
-from aiohttp import ClientResponse, ClientSession, ClientTimeout, hdrs
+from aiohttp import ClientResponse, ClientSession, hdrs
 from yarl import URL
 
 from proxy import egress
 from proxy.breaker import Patience
+from proxy.calls import PAUSE, Call, Site
 from proxy.connections import FILES, FLIGHT, PAGES, Budget, Dropped, Flight, open_session, trusting, user_agent
-from proxy.credentials import Credentials
 from proxy.egress import Address, Destination
 from proxy.errors import UpstreamFailed
+from proxy.events import UpstreamEvent, UpstreamObserver
 from proxy.replies import FailedHop, Reply, drain, explained, location_header, passing, reply_of, rest_of, violation_of
 from proxy.rests import Place, Rests
 
@@ -37,24 +38,9 @@ HEAD_WITHIN = 60.0
 
 _STOPPING = "the proxy is shutting down"
 _OWN_ADDRESSES_FOR = 60.0
-_PAUSE = (0.1, 0.5)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ONLY_TO_OWN_ORIGIN = frozenset({"authorization", "cookie"})
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """An index as its operator configured it. ``proxy`` is the URL of a forward proxy; ``ca_file`` is trusted
-    beside the system's own certificates; ``private`` lets its pages name private addresses; ``missing`` are the
-    statuses that mean 404 here, besides 404 and 410; ``credentials`` go to the index's own origin alone."""
-
-    name: str
-    url: str
-    private: bool = False
-    proxy: str | None = field(default=None, repr=False)
-    ca_file: str | None = None
-    missing: frozenset[int] = frozenset()
-    credentials: Credentials | None = field(default=None, repr=False)
+_Heard = tuple[ClientResponse, float, float]
+"""A head, when it was asked for (since the epoch), and how many seconds it took."""
 
 
 class Upstream:
@@ -68,8 +54,10 @@ class Upstream:
         pages: Budget = PAGES,
         files: Budget = FILES,
         patience: Patience | None = None,
+        observers: Sequence[UpstreamObserver] = (),
     ) -> None:
         self._rests = Rests(patience)
+        self._observers = observers
         self._sites = {site.name: (site, egress.parse(site.url)) for site in sites}
         self._budgets: dict[Pool, Budget] = {"page": pages, "file": files}
         self._sessions: dict[tuple[str, Pool], ClientSession] = {}
@@ -84,6 +72,20 @@ class Upstream:
         self._sessions.clear()
         for session in sessions:
             await session.close()
+
+    def refuses(self, index: str, url: str) -> UpstreamFailed | None:
+        """What ``open`` would say without asking anybody; None: it would ask. Changes nothing."""
+        site, configured = self._sites[index]
+        try:
+            there = egress.parse(url)
+            egress.admit(there, configured, proxied=site.proxy is not None)
+        except UpstreamFailed as refused:
+            return refused
+        return self._rests.refuses((site.name, there.origin), asyncio.get_running_loop().time())
+
+    def resting(self) -> Mapping[str, int]:
+        """How many origins of each index are left alone for now."""
+        return dict.fromkeys(self._sites, 0) | self._rests.resting()
 
     def open(
         self, index: str, url: str, *, pool: Pool, headers: Mapping[str, str], method: str = "GET"
@@ -106,42 +108,44 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         ends = None if budget.total is None else now + budget.total
         coding = {"accept-encoding": "gzip" if pool == "page" else "identity"}
-        call = _Call(
+        call = Call(
             site, configured, budget, self._session(site, pool), method, ends, budget.retries,
             coding | {name.lower(): value for name, value in headers.items()},
         )  # fmt: skip
         try:
             async with asyncio.timeout(min(HEAD_WITHIN, budget.total or HEAD_WITHIN)):
-                response, there, asked_at = await self._follow(call, url)
+                (response, asked_at, seconds), there = await self._follow(call, url)
         except TimeoutError:
             raise passing("no answer in time") from None
+        reply = reply_of(response, there, asked_at, bodiless=method == "HEAD", idle=budget.idle)
         try:
-            reply = reply_of(response, there, asked_at, bodiless=method == "HEAD", idle=budget.idle)
             if reply.head.status in site.missing:
                 reply.head = replace(reply.head, status=404)
             yield reply
         finally:
             # A body read to its end has given its connection back already, then this does nothing.
             response.close()
+            self._tell(call, response.status, seconds, *reply.account())
 
-    async def _follow(self, call: _Call, url: str) -> tuple[ClientResponse, Destination, float]:
+    async def _follow(self, call: Call, url: str) -> tuple[_Heard, Destination]:
         proxied = call.site.proxy is not None
         here = egress.parse(url)
         egress.admit(here, call.configured, proxied=proxied)
         for _ in range(call.budget.redirects + 1):
-            response, asked_at = await self._answered(call, here)
+            response, _, seconds = heard = await self._answered(call, here)
             if response.status not in _REDIRECTS:
-                return response, here, asked_at
+                return heard, here
             try:
                 there = egress.follow(here, location_header(response))
                 egress.admit(there, call.configured, proxied=proxied, here=here)
                 await drain(response)
             finally:
                 response.close()
+                self._tell(call, response.status, seconds)
             here = there
         raise UpstreamFailed("more redirects than allowed")
 
-    async def _answered(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
+    async def _answered(self, call: Call, there: Destination) -> _Heard:
         """One hop, asked again where that may help: nothing of an answer has been used yet, and GET and HEAD
         are idempotent (RFC 9110 §9.2.2)."""
         place = call.site.name, there.origin
@@ -153,25 +157,35 @@ class Upstream:
                 if probe or not call.may_retry(failed.kind):
                     # Without its context: that would carry the URL into a traceback.
                     raise failed.failure from None
-            await asyncio.sleep(random.uniform(*_PAUSE))
+            await asyncio.sleep(random.uniform(*PAUSE))
 
-    async def _attempt(self, call: _Call, there: Destination, place: Place) -> tuple[ClientResponse, float]:
-        """One request, and a word to the breaker of what became of it."""
+    async def _attempt(self, call: Call, there: Destination, place: Place) -> _Heard:
+        """One request, and a word of what became of it: to the breaker, and of none to the observers."""
         now = asyncio.get_running_loop().time
+        began = now()
         try:
             response, asked_at = await self._ask(call, there)
         except FailedHop as failed:
             if failed.counts:
                 self._rests.failed(place, there.url if failed.connected else None, now())
+            self._tell(call, failed.failure.upstream_status, now() - began, because=failed.failure.because)
+            raise
+        except asyncio.CancelledError:
+            self._tell(call, None, now() - began)
             raise
         finally:
             # What was refused by us or cancelled says nothing about the origin.
             self._rests.dropped(place)
         status, rest = response.status, rest_of(response)
         self._rests.answered(place, there.url, now(), status=status, rest=rest, method=call.method)
-        return response, asked_at
+        return response, asked_at, now() - began
 
-    async def _ask(self, call: _Call, there: Destination) -> tuple[ClientResponse, float]:
+    def _tell(self, call: Call, status: int | None, seconds: float, received: int = 0, because: str = "") -> None:
+        event = UpstreamEvent(call.site.name, status, seconds, received, because)
+        for observer in self._observers:
+            observer(event)
+
+    async def _ask(self, call: Call, there: Destination) -> tuple[ClientResponse, float]:
         site = call.site
         # With a forward proxy the only socket is the one to it, and its host was configured.
         named = site.proxy is None and there.host != call.configured.host
@@ -210,7 +224,7 @@ class Upstream:
             raise FailedHop("protocol", passing(violation, response.status), connected=True)
         return response, asked_at
 
-    async def _own_addresses(self, call: _Call) -> frozenset[Address]:
+    async def _own_addresses(self, call: Call) -> frozenset[Address]:
         """Where the index's own host is now, as far back as a minute; nowhere when it cannot be resolved, so
         that doubt allows less."""
         loop = asyncio.get_running_loop()
@@ -243,47 +257,3 @@ class Upstream:
         if session is None:
             session = self._sessions[site.name, pool] = open_session(self._budgets[pool])
         return session
-
-
-@dataclass(slots=True)
-class _Call:
-    """What stays the same, and what is used up, over the redirects and retries of one request."""
-
-    site: Site
-    configured: Destination
-    budget: Budget
-    session: ClientSession
-    method: str
-    ends: float | None
-    retries: int
-    headers: Mapping[str, str]
-    asked_again: bool = False
-    left: bool = False
-
-    def may_retry(self, kind: str) -> bool:
-        """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error; none when
-        ``total`` would end before it."""
-        if self.ends is not None and asyncio.get_running_loop().time() + _PAUSE[0] >= self.ends:
-            return False
-        if kind == "final" or self.retries == 0 or (kind == "protocol" and self.asked_again):
-            return False
-        self.retries -= 1
-        self.asked_again = self.asked_again or kind == "protocol"
-        return True
-
-    def headers_for(self, there: Destination) -> dict[str, str]:
-        """Credentials of an index go to its own origin only, and not when somebody else sent us there."""
-        self.left = self.left or there.origin != self.configured.origin
-        if self.left:
-            return {name: value for name, value in self.headers.items() if name not in _ONLY_TO_OWN_ORIGIN}
-        known = self.site.credentials
-        authorization = known.authorization() if known is not None else None
-        return {**self.headers} if authorization is None else {**self.headers, "authorization": authorization}
-
-    def timeout(self) -> ClientTimeout:
-        """No limit on the wait for a free connection of the pool but HEAD_WITHIN: it says nothing about the
-        host. ``total`` goes on through the body."""
-        left = None
-        if self.ends is not None:
-            left = max(0.001, self.ends - asyncio.get_running_loop().time())
-        return ClientTimeout(total=left, connect=None, sock_connect=self.budget.connect, sock_read=self.budget.idle)

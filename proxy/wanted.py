@@ -16,6 +16,7 @@ from proxy.core.simple import Listed
 from proxy.core.urls import METADATA_SUFFIX, file_key, file_name, likely_projects_of, projects_of, tag_of
 from proxy.directory import RoomName
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
+from proxy.fence import Named, name_of
 from proxy.filebodies import etag_of
 from proxy.pages import Pages
 from proxy.plan import strongest
@@ -28,7 +29,8 @@ _PAST_ITS_TIME = frozenset({400, 401, 403, 404, 410})
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file as its page lists it: what to ask for, and what it must turn out to be."""
+    """One file as its page lists it: what to ask for, and what it must turn out to be. ``since`` is the store's mark
+    from before the page was looked at."""
 
     target: FileTarget
     project: str
@@ -36,6 +38,7 @@ class Wanted:
     hashes: dict[str, str]
     size: int | None
     file_hashes: dict[str, str]
+    since: int
 
     @property
     def key(self) -> str:
@@ -48,6 +51,16 @@ class Wanted:
     def etag(self) -> str | None:
         """The ETag, when the page alone tells it."""
         return etag_of(self.hashes["sha256"]) if "sha256" in self.hashes else None
+
+    @property
+    def tag(self) -> str:
+        """Under which tag of the store it lies."""
+        return tag_of(self.target.index, self.project)
+
+    @property
+    def named(self) -> Named:
+        """What it is called there."""
+        return name_of(self.room, self.key, self.tag, self.name)
 
     @property
     def room(self) -> RoomName:
@@ -77,11 +90,12 @@ class Listings:
 
     async def find(self, request: Request, target: FileTarget) -> Wanted | Entry:
         """What a page says of that URL; a cached entry that pages no longer list; or Refused."""
+        since = self._store.mark()
         projects = projects_of(file_name(target.location))
         for project in projects:
             manifest = await self._pages.manifest(target.index, project)
             if manifest is not None and target.location in manifest:
-                return self._wanted(target, project, manifest[target.location])
+                return self._wanted(target, project, manifest[target.location], since)
         entry = await self._cached_anyway(target, projects)
         if entry is not None:
             return entry
@@ -92,7 +106,7 @@ class Listings:
             # Few looks, none at a page seen a moment ago: an invented URL must not make us walk the index.
             manifest = await self._pages.look(target.index, project, request)
             if manifest is not None and target.location in manifest:
-                return self._wanted(target, project, manifest[target.location])
+                return self._wanted(target, project, manifest[target.location], since)
         raise Refused("no page of this index lists that file", status=404)
 
     async def _cached_anyway(self, target: FileTarget, projects: tuple[str, ...]) -> Entry | None:
@@ -107,15 +121,16 @@ class Listings:
             return None
         return None
 
-    def _wanted(self, target: FileTarget, project: str, listed: Listed) -> Wanted:
+    def _wanted(self, target: FileTarget, project: str, listed: Listed, since: int) -> Wanted:
+        hashes = dict(listed.hashes)
         if not target.metadata:
-            return Wanted(target, project, listed.url, dict(listed.hashes), listed.size, dict(listed.hashes))
+            return Wanted(target, project, listed.url, hashes, listed.size, hashes, since)
         if listed.metadata is None:
             raise Refused("the index offers no metadata for that file", status=404)
         # PEP 658: the metadata's URL is the file's with ".metadata" appended to its path.
         parts = urlsplit(listed.url)
         url = urlunsplit(parts._replace(path=parts.path + METADATA_SUFFIX))
-        return Wanted(target, project, url, dict(listed.metadata), None, dict(listed.hashes))
+        return Wanted(target, project, url, dict(listed.metadata), None, hashes, since)
 
     async def signed_again(self, request: Request, wanted: Wanted, refused: UpstreamFailed) -> Wanted | None:
         """The same file under the URL that its page gives it now, when the one that was refused had a query: what
@@ -127,13 +142,13 @@ class Listings:
 
     async def find_again(self, request: Request, wanted: Wanted, *, whole: bool = False) -> Wanted:
         """What the page says now of a file whose body was not what the page had said: it may have been replaced."""
-        target = wanted.target
+        target, since = wanted.target, self._store.mark()
         try:
             manifest = await self._pages.look(target.index, wanted.project, request, whole=whole)
         except UpstreamFailed:
             return wanted
         listed = manifest.get(target.location) if manifest is not None else None
-        return self._wanted(target, wanted.project, listed) if listed is not None else wanted
+        return self._wanted(target, wanted.project, listed, since) if listed is not None else wanted
 
     async def still_listed(self, request: Request, wanted: Wanted) -> None:
         """A listed file that the upstream lacks is a failure (CDN lag) unless its page has dropped it."""

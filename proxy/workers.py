@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from proxy.ballast import Ballast
 from proxy.bodies import remove_files
 from proxy.directory import ROOMS, RoomName
-from proxy.disk import FAILURES, because_of, is_corrupt
+from proxy.disk import FAILURES, because_of, is_corrupt, is_full
 from proxy.errors import StoreFailed
 from proxy.memory import Table
 from proxy.room import Room
@@ -32,16 +33,17 @@ FILE_THREADS = 4
 class Workers:
     """Made by `open` on a running loop, ended by `close`. Every coroutine raises StoreFailed, nothing else.
 
-    ``corrupted`` is called on the loop after a corrupt database was replaced by an empty one. ``degraded``
-    says in a few words what fails at present, None when nothing does.
+    ``sweep``, which begins a sweep, is called on the loop after an empty database took the place of a corrupt one.
+    ``degraded`` says in a few words what fails at present, None when nothing does.
     """
 
-    def __init__(self, table: Table, corrupted: Callable[[], None]) -> None:
+    def __init__(self, table: Table, ballast: Ballast, sweep: Callable[[], None]) -> None:
         self.rooms: dict[RoomName, Room] = {}
         self.degraded: str | None = None
         self._degraded_by_write = False
         self._table = table
-        self._corrupted = corrupted
+        self._ballast = ballast
+        self.sweep = sweep
         self._loop = asyncio.get_running_loop()
         self._database = ThreadPoolExecutor(1, "store")
         self._files = ThreadPoolExecutor(FILE_THREADS, "store-files")
@@ -52,9 +54,20 @@ class Workers:
 
         def connect() -> None:
             for name in ROOMS:
-                self.rooms[name] = Room(directory / name)
+                self.rooms[name] = self._opened(directory / name)
 
         await self._run(self._database, connect)
+        await self.hold_ballast()
+
+    def _opened(self, directory: Path) -> Room:
+        while True:
+            try:
+                return Room(directory)
+            except FAILURES as error:
+                if not is_full(error):
+                    raise
+            if not self._ballast.release():
+                return Room(directory, logged=False)
 
     async def close(self) -> None:
         """Close the rooms on their thread and end all threads. A room that fails to close is let go."""
@@ -71,21 +84,57 @@ class Workers:
         for executor in (self._files, self._walker, self._database):
             await asyncio.to_thread(executor.shutdown)
 
-    async def ask(self, name: RoomName, job: Callable[[Room], T], *, writes: bool = True) -> T:
-        """Run one short job on a room. Returns when the files it let go are unlinked."""
+    async def ask(self, name: RoomName, job: Callable[[Room], T], *, writes: bool = True, frees: bool = False) -> T:
+        """Run one short job on a room. Returns when the files it let go are unlinked. One that ``frees`` space
+        finds some, or needs none, on a disk that has none left."""
+        result, _ = await self.clear(name, job, writes=writes, frees=frees)
+        return result
+
+    async def clear(
+        self, name: RoomName, job: Callable[[Room], T], *, writes: bool = True, frees: bool = False
+    ) -> tuple[T, int]:
+        """The same; also how many directories went with the files."""
         try:
-            future = self._database.submit(self._on_thread, name, job)
+            future = self._database.submit(self._on_thread, name, job, frees)
             result, wrote, unlinking = await asyncio.shield(asyncio.wrap_future(future))
-            if unlinking is not None:
-                await asyncio.shield(asyncio.wrap_future(unlinking))
+            directories = 0 if unlinking is None else await asyncio.shield(asyncio.wrap_future(unlinking))
         except FAILURES as error:
             raise self.failed(error, writes=writes) from error
         self._succeeded(wrote)
+        return result, directories
+
+    async def begin_anew(self, name: RoomName, job: Callable[[Room], T]) -> T:
+        """Run a job after which the room is empty, and memory forgets it. What it named is to be unlinked, then
+        ``sweep`` to be called."""
+
+        def run(room: Room) -> T:
+            result = job(room)
+            self._post(self._table.clear, name)
+            return result
+
+        result = await self.ask(name, run, frees=True)
+        self._succeeded(True)
         return result
+
+    async def tidy(self) -> None:
+        """After a removal: the logs are cut, and the ballast is put back where there is room."""
+        for name in ROOMS:
+            with contextlib.suppress(StoreFailed):
+                await self.ask(name, Room.cut_log, writes=False)
+        await self.hold_ballast()
+
+    async def hold_ballast(self) -> None:
+        """Put it back where there is room."""
+        with contextlib.suppress(StoreFailed):
+            await self.file(self._ballast.keep)
 
     async def file(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run a blocking function on files. It runs to its end even when the caller is cancelled."""
         return await self._run(self._files, function, *arguments, **named)
+
+    async def unlink(self, name: RoomName, filenames: Sequence[str]) -> int:
+        """Bodies of a room that no row names; how many directories went with them."""
+        return await self.file(remove_files, self.rooms[name].directory, filenames)
 
     async def walk(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """The same on the sweep's own thread, where it may take long."""
@@ -118,10 +167,13 @@ class Workers:
         except FAILURES as error:
             raise self.failed(error, writes=True) from error
 
-    def _on_thread(self, name: RoomName, job: Callable[[Room], T]) -> tuple[T, bool, Future[None] | None]:
+    def _on_thread(
+        self, name: RoomName, job: Callable[[Room], T], frees: bool
+    ) -> tuple[T, bool, Future[int] | None]:
         room = self.rooms[name]
         before = room.written()
         try:
+            room.log_again()
             result = job(room)
             room.measure()
         except BaseException as error:
@@ -129,6 +181,8 @@ class Workers:
             changes, room.changes = [(key, None) for key, _ in room.changes], []
             self._post(self._table.apply, name, changes)
             self._recover(room, name, error)
+            if frees and is_full(error) and self._relieved(room):
+                return self._on_thread(name, job, frees)
             raise
         changes_made, room.changes = room.changes, []
         if changes_made:
@@ -144,9 +198,18 @@ class Workers:
             if is_corrupt(error):
                 room.rebuild()
                 self._post(self._table.clear, name)
-                self._post(self._corrupted)
+                self._post(self.sweep)
         except FAILURES as again:
             log.error("a failed job could not be undone: %s", because_of(again))
+
+    def _relieved(self, room: Room) -> bool:
+        """Whether a job that frees space is worth another try on a full disk."""
+        if self._ballast.release():
+            return True
+        if not room.logged:
+            return False
+        room.leave_log()
+        return True
 
     def _post(self, function: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         # Before the job's future resolves, so that whoever awaits it finds the table changed.

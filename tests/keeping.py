@@ -32,13 +32,20 @@ async def open_store(directory: Path, **options: Any) -> Store:
 
 
 async def keep(
-    store: Store, key: str, body: bytes, *, room: RoomName = "wheels", tag: str = TAG, name: str = NAME
+    store: Store,
+    key: str,
+    body: bytes,
+    *,
+    room: RoomName = "wheels",
+    tag: str = TAG,
+    name: str = NAME,
+    since: int | None = None,
 ) -> Entry:
     """Spool and adopt one body."""
     spool = await store.spool()
     try:
         os.write(spool.fd, body)
-        return await store.adopt(room, spool, entry_of(key, body, tag=tag), name)
+        return await store.adopt(room, spool, entry_of(key, body, tag=tag), name, since=since)
     finally:
         await store.discard(spool)
 

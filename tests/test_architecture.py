@@ -41,8 +41,17 @@ ROOMS: dict[str, set[str]] = {
         "sweep",
         "adoption",
         "rows",
+        "kept",
+        "inventory",
+        "onlooker",
+        "stock",
+        "sums",
+        "fence",
+        "ballast",
+        "unlogged",
+        "admintoken",
     },
-    "upstream": {"upstream", "connections", "replies", "unpacking", "egress", "rests", "breaker"},
+    "upstream": {"upstream", "calls", "connections", "replies", "unpacking", "egress", "rests", "breaker"},
     "fills": {"fills", "fill", "source", "plan", "flights"},
     "gateway": {
         "gateway",
@@ -65,13 +74,18 @@ ROOMS: dict[str, set[str]] = {
         "metadata",
         "extraction",
         "wheelfile",
+        "explanations",
+        "refreshes",
+        "unasked",
+        "asking",
+        "futile",
     },
     "web": {"web"},
     # Small enough to be seen where settings are: whether a secret can be read is found at start.
     "credentials": {"credentials"},
     "config": {"config", "sections", "spelling", "tls"},
-    "app": {"app", "listening", "startline"},
-    "cli": {"cli", "__main__"},
+    "app": {"app", "listening", "startline", "address"},
+    "cli": {"cli", "__main__", "cachecommand", "cacheoptions", "pipwords", "remote", "unserved"},
 }
 
 # cli -> app -> web -> gateway -> {fills, store, upstream} -> events -> core -> errors; a fill joins an upstream
@@ -91,24 +105,29 @@ MAY_SEE: dict[str, set[str]] = {
     "web": {"answer", "gateway", "fills", "store"} | _VALUES,
     "config": {"errors", "credentials"},
     "app": {"answer", "log", "web", "gateway", "fills", "store", "upstream", "config"} | _VALUES,
-    "cli": {"app", "config", "store"} | _VALUES,
+    "cli": {"app", "config", "credentials", "store"} | _VALUES,
 }
+
+# The command makes the JSON of the admin API itself where no server runs: it sees the modules that say what that is.
+MAY_SEE_IN_WEB: dict[str, set[str]] = {"cli": {"web/models", "web/facts"}}
 
 # Who may import which foreign library. Foreign exceptions stop there, too.
 FOREIGN: dict[str, set[str]] = {
     "cachecontrol": {"core/freshness"},
     "diskcache": {"store", "disk"},
-    "pydantic": {"config", "sections"},
+    "pydantic": {"config", "sections", "web/answers", "web/questions"},
     "pydantic_core": {"config"},
     "pydantic_settings": {"config"},
     "pypi_simple": {"config"},
     "platformdirs": {"sections"},
-    "aiohttp": {"upstream", "connections", "replies", "web", "app"},
+    "prometheus_client": {"web/exposition", "web/families"},
+    "aiohttp": {"upstream", "calls", "connections", "replies", "web", "app"},
     "multidict": {"upstream", "web", "app"},
     "yarl": {"upstream", "web", "app"},
     "selectolax": {"core/hypertext", "core/simple"},
     "packaging": {"core"},
     "orjson": {"core", "entries", "renditions", "log", "web"},
+    "jinja2": {"web/landing"},
     "backports": {"codings"},
     # Python 3.14's name for the same.
     "compression": {"codings"},
@@ -166,8 +185,10 @@ def test_imports_go_down(path: Path) -> None:
     for line, name in imports(path):
         if not name.startswith("proxy.") or name == "proxy.__version__":
             continue
-        seen = room_of(name.removeprefix("proxy.").replace(".", "/"))
-        assert seen == room or seen in MAY_SEE[room], f"{path}:{line}: {room} must not see {seen}"
+        named = name.removeprefix("proxy.").replace(".", "/")
+        seen = room_of(named)
+        allowed = seen == room or seen in MAY_SEE[room] or named in MAY_SEE_IN_WEB.get(room, ())
+        assert allowed, f"{path}:{line}: {room} must not see {seen}"
 
 
 @every_source

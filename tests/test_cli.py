@@ -79,6 +79,7 @@ def test_help_teaches_the_one_variable() -> None:
     assert "UV_DEFAULT_INDEX=http://127.0.0.1:3143/simple" in said
     assert re.search(r"^ +serve +run", said, re.MULTILINE)
     assert re.search(r"^ +check +read", said, re.MULTILINE)
+    assert re.search(r"^ +cache +see", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_help_of_a_command_lists_its_options_and_examples(command: str, options:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("cache",), ("serve", "--prot", "1"), ("serve", "--off"), ("serve", "x"), ("check", "--port", "1")],
+    [(), ("cach",), ("serve", "--prot", "1"), ("serve", "--off"), ("serve", "x"), ("check", "--port", "1")],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     """As argparse does; abbreviations are not guessed, for they would change meaning with a new option."""
@@ -319,3 +320,22 @@ def test_flags_reach_the_settings() -> None:
         "cache": {"dir": "c"},
         "freshness": {"offline": True},
     }
+
+
+@pytest.mark.parametrize("words", [("check",), ("cache", "--help"), ("cache", "dir")], ids=" ".join)
+def test_nobody_reads_what_is_said(words: tuple[str, ...]) -> None:
+    """``| true``: no trace of ours on standard error, and the exit code of who meets a closed pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", *words],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (done.stderr, done.returncode) == (b"", 141)

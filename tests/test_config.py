@@ -466,6 +466,67 @@ def test_no_value_is_ever_repeated(written: Callable[[str], Path], monkeypatch: 
     assert SECRET not in str(mistake())
 
 
+# --- the tokens of the admin API
+
+LONG = f"{SECRET}-".ljust(32, "x")
+
+
+def test_admin_tokens_come_from_the_file_the_environment_or_files_of_their_own(
+    written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What stands in the settings goes before what a file holds, the environment before the settings."""
+    (tmp_path / "token").write_text(f"{LONG}-file\n")
+    text = f'[admin]\ntoken_file = "{tmp_path}/token"\nread_token = "{LONG}-read"\n'
+    admin = load(written(text)).admin
+    writes, reads = admin.writes(), admin.reads()
+    assert writes is not None
+    assert reads is not None
+    assert (writes.reveal(), reads.reveal()) == (f"{LONG}-file", f"{LONG}-read")
+    (tmp_path / "token").write_text(f"{LONG}-rotated\n")
+    assert writes.reveal() == f"{LONG}-rotated"
+    monkeypatch.setenv("PIPCACHEPROXY_ADMIN__TOKEN", f"{LONG}-variable")
+    monkeypatch.setenv("PIPCACHEPROXY_ADMIN__READ_TOKEN", "7" * 32)
+    admin = load(written(text)).admin
+    writes, reads = admin.writes(), admin.reads()
+    assert writes is not None
+    assert reads is not None
+    assert (writes.reveal(), reads.reveal()) == (f"{LONG}-variable", "7" * 32)
+    assert SECRET not in repr(admin) + str(admin.model_dump())
+    assert (Settings().admin.writes(), Settings().admin.reads()) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        (f'token = "{LONG[:31]}"', "admin.token", "expected a token of at least 32 characters"),
+        (f'read_token = "{LONG[:31]}"', "admin.read_token", "expected a token of at least 32 characters"),
+        ('token = ""', "admin.token", "expected a secret, it is empty"),
+        (f'token = "{LONG} {LONG}"', "admin.token", "expected a token: letters, digits and marks of ASCII"),
+        (f'token = "{LONG}\\u00e4"', "admin.token", "expected a token: letters, digits and marks of ASCII"),
+        (f'token = "{LONG}\\nx"', "admin.token", "expected one line"),
+        (f'token = ["{LONG}"]', "admin.token", "expected text in quotes"),
+        ("token = 7", "admin.token", "expected text in quotes"),
+        (f'token_file = "/nowhere/{SECRET}"', "admin.token_file", "expected a readable file that holds the secret"),
+        ('token_file = "@SECRET_FILE@"', "admin.token_file", "expected a token of at least 32 characters"),
+        (f'token = "{LONG}"\nread_token = "{LONG}"', "admin.read_token", "expected another token than the one"),
+        (f'tokn = "{LONG}"', "admin.tokn", "unknown key"),
+    ],
+)
+def test_a_bad_admin_token_names_its_key(written: Callable[[str], Path], text: str, key: str, expected: str) -> None:
+    """One line with the key and what was expected, and nothing of the token."""
+    found = mistake(written(f"[admin]\n{text}\n"))
+    assert (found.key, SECRET in str(found)) == (key, False)
+    assert found.message.startswith(expected)
+
+
+def test_a_bad_admin_token_in_a_variable_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the file that may have a good one."""
+    monkeypatch.setenv("PIPCACHEPROXY_ADMIN__TOKEN", SECRET)
+    found = mistake()
+    assert "PIPCACHEPROXY_ADMIN__TOKEN" in found.message
+    assert SECRET not in str(found)
+
+
 # --- the secrets of an index, and its statuses
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.calls import Site
 from proxy.config import SettingError, load
 from proxy.credentials import (
     LARGEST,
@@ -25,7 +26,6 @@ from proxy.credentials import (
     usable,
 )
 from proxy.errors import UpstreamFailed
-from proxy.upstream import Site
 
 CANARY = "hunter2-canary"
 INDEX = '[[index]]\nname = "a"\nurl = "http://example.com/simple/"\n'

@@ -19,6 +19,7 @@ import pytest
 from proxy import fills as fills_module
 from proxy import upstream as client_side
 from proxy.bodies import Spool
+from proxy.calls import Site
 from proxy.connections import Budget
 from proxy.core.messages import Entry
 from proxy.errors import UpstreamFailed, WrongBody
@@ -27,7 +28,6 @@ from proxy.fills import Fills
 from proxy.plan import Completed, Plan, strongest
 from proxy.replies import Reply
 from proxy.store import Store
-from proxy.upstream import Site
 from tests.harness.behaviours import Answer, Behaviour
 from tests.harness.bodies import Generated, whole
 from tests.harness.exchange import Gate

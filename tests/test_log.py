@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from typing import get_args
@@ -12,8 +13,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.events import Event
-from proxy.log import FIELD_LIMIT, LEVELS, JsonLines, TextLines, access_log, clean, clean_line, set_up, start_line
+from proxy.events import Deed, Event
+from proxy.log import (
+    FIELD_LIMIT,
+    LEVELS,
+    JsonLines,
+    TextLines,
+    access_log,
+    audit_log,
+    clean,
+    clean_line,
+    set_up,
+    start_line,
+)
 from proxy.sections import Log
 
 FORMATS = ("text", "json")
@@ -41,7 +53,10 @@ def event(**changes: object) -> Event:
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
     """Leaves the process's loggers as they were."""
-    root, quiet = logging.getLogger(), [logging.getLogger(name) for name in ("aiohttp", "asyncio", "proxy.start")]
+    root, quiet = (
+        logging.getLogger(),
+        [logging.getLogger(name) for name in ("aiohttp", "asyncio", "proxy.start", "proxy.audit")],
+    )
     handlers, level, levels = root.handlers[:], root.level, [each.level for each in quiet]
     yield
     root.handlers[:] = handlers
@@ -250,3 +265,75 @@ def test_others_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
         logging.getLogger(name).info("noise")
         logging.getLogger(name).warning("trouble")
     assert capsys.readouterr().err.count("\n") == 2
+
+
+# --- the audit
+
+
+def deed(**changes: object) -> Deed:
+    """A removal, changed."""
+    fields: dict[str, object] = {
+        "action": "remove",
+        "what": {"pattern": "six", "index": "test"},
+        "result": {"dry_run": False, "count": 2, "bytes": 10},
+        "scope": "write",
+        "client": "192.0.2.1",
+        "request_id": "0123456789abcdef",
+    }
+    return Deed(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_change_is_noted_at_every_level(capsys: pytest.CaptureFixture[str], level: str) -> None:
+    """Who removed what is found later, also where only errors are logged."""
+    set_up("json", level)
+    audit_log()(deed())
+    line = json.loads(capsys.readouterr().err)
+    assert line.pop("time")
+    assert line == {
+        "level": "info",
+        "event": "audit",
+        "action": "remove",
+        "pattern": "six",
+        "index": "test",
+        "dry_run": False,
+        "count": 2,
+        "bytes": 10,
+        "scope": "write",
+        "client": "192.0.2.1",
+        "request_id": "0123456789abcdef",
+    }
+
+
+@pytest.mark.parametrize(("level", "count"), [("info", 1), ("warning", 1), ("error", 0)])
+def test_who_was_refused_is_a_warning(capsys: pytest.CaptureFixture[str], level: str, count: int) -> None:
+    """As often as a stranger likes, so it obeys the level."""
+    set_up("json", level)
+    audit_log()(deed(action="refused", what={"method": "GET"}, result={"status": 401}, scope=""))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["level"], line["action"], line["status"]) for line in lines] == [("warning", "refused", 401)] * count
+
+
+def test_a_reason_of_several_words_is_one_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """In quotes, like whatever else may have spaces in it."""
+    set_up("text", "info")
+    audit_log()(deed(action="refused", what={}, result={"status": 401, "because": "a token is needed here"}, scope=""))
+    assert ' status=401 because="a token is needed here" client=' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("pattern", [HOSTILE, 'six" scope="write', "x" * 4000, "six client=192.0.2.9"])
+def test_a_pattern_forges_nothing(capsys: pytest.CaptureFixture[str], format_name: str, pattern: str) -> None:
+    """One line, and what the client said stays inside its quotes."""
+    set_up(format_name, "info")
+    audit_log()(deed(what={"pattern": pattern}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert len(line) < 2 * FIELD_LIMIT
+    if format_name == "text":
+        assert re.sub(r'"(\\.|[^"\\])*"', '""', line).split()[1:] == [
+            "info", "audit:", "remove", 'pattern=""', "dry_run=False", "count=2", "bytes=10", "scope=write",
+            "client=192.0.2.1", "request_id=0123456789abcdef",
+        ]  # fmt: skip
+    else:
+        assert json.loads(line)["scope"] == "write"

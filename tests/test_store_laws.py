@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from proxy.core.patterns import ALL, FILES, Kind, Selection
 from proxy.errors import StoreFailed
 from proxy.store import Row, Store
-from tests.keeping import TAG, body_of, files_in, keep, open_store
+from tests.keeping import body_of, files_in, keep, open_store
 
-KEYS = st.sampled_from([f"key{number}" for number in range(8)])
+ALL_KEYS = [f"key{number}" for number in range(8)]
+KEYS = st.sampled_from(ALL_KEYS)
+PROJECTS = ("even", "odd")
 BODIES = st.integers(0, 260).map(lambda size: bytes([size % 251]) * size)
 LIMIT, LOW = 1000, 900
 # Without shrinking, which takes minutes here: the steps of a failure are few enough to read.
@@ -32,6 +36,9 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.wheels: dict[str, bytes] = {}
         self.values: dict[str, bytes] = {}
+        # What was asked for when, counted in removals; and what these took.
+        self.marks: dict[str, tuple[int, int]] = {}
+        self.removals: list[tuple[frozenset[str], frozenset[Kind]]] = []
         self.store = self._open()
 
     def _open(self) -> Store:
@@ -40,23 +47,28 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(key=KEYS, body=BODIES)
     def adopt(self, key: str, body: bytes) -> None:
-        """A body over a quarter of the limit is refused; others may push the oldest out."""
+        """A body over a quarter of the limit is refused, and one that was removed since it was asked for; others may
+        push the oldest out."""
+        since, forgotten = self._asked([key], "wheel")
         try:
-            self.runner.run(keep(self.store, key, body))
+            self.runner.run(keep(self.store, key, body, tag=tag_of(key), since=since))
         except StoreFailed:
-            assert len(body) > LIMIT // 4
+            assert forgotten or len(body) > LIMIT // 4
         else:
+            assert not forgotten
             _put(self.wheels, [(key, body)])
 
     @rule(rows=st.dictionaries(KEYS, BODIES, max_size=3), drop=st.lists(KEYS, max_size=3))
     def write(self, rows: dict[str, bytes], drop: list[str]) -> None:
         """All of it or nothing."""
-        work = self.store.write([Row(key, value, TAG) for key, value in rows.items()], drop=drop)
+        since, forgotten = self._asked(rows, "response")
+        written = [Row(key, value, tag_of(key)) for key, value in rows.items()]
         try:
-            self.runner.run(work)
+            self.runner.run(self.store.write(written, drop=drop, since=since))
         except StoreFailed:
-            assert any(len(value) > LIMIT // 4 for value in rows.values())
+            assert forgotten or any(len(value) > LIMIT // 4 for value in rows.values())
         else:
+            assert not forgotten
             for key in drop:
                 self.values.pop(key, None)
             _put(self.values, list(rows.items()))
@@ -79,11 +91,38 @@ class StoreAgainstModel(RuleBasedStateMachine):
         freed = sum(len(self.wheels.pop(key, b"")) for key in keys)
         assert self.runner.run(self.store.remove("wheels", keys)) == freed
 
+    @rule(key=KEYS)
+    def ask(self, key: str) -> None:
+        """It will be kept, or not, when it comes."""
+        self.marks[key] = (self.store.mark(), len(self.removals))
+
+    def _asked(self, keys: Iterable[str], kind: Kind) -> tuple[int | None, bool]:
+        """The first mark of those keys, and whether one of them was removed since."""
+        marks = [self.marks.pop(key) for key in keys if key in self.marks]
+        if not marks:
+            return None, False
+        since, number = min(marks)
+        return since, any(kind in kinds and not taken.isdisjoint(keys) for taken, kinds in self.removals[number:])
+
+    @rule(project=st.sampled_from([*PROJECTS, None]), kinds=st.sampled_from([FILES, frozenset({"response"}), ALL]))
+    def forget(self, project: str | None, kinds: frozenset[Kind]) -> None:
+        """A selection goes, as it is foretold, from disk and from memory; what covers no key of a room stays."""
+        selection = Selection(project=project, kinds=kinds)
+        foretold = self.runner.run(self.store.inventory.remove(selection, dry_run=True))
+        removed = self.runner.run(self.store.inventory.remove(selection))
+        taken = frozenset(key for key in ALL_KEYS if project in (None, tag_of(key).partition("/")[2]))
+        models = [self.wheels] * ("wheel" in kinds) + [self.values] * ("response" in kinds)
+        gone = sorted(len(model.pop(key)) for model in models for key in taken if key in model)
+        assert sorted(kept.size for kept in removed.files) == gone
+        assert (removed.bytes, foretold.files) == (sum(gone), removed.files)
+        self.removals.append((taken, kinds))
+
     @rule()
     def reopen(self) -> None:
         """A restart changes nothing, not even the order of use."""
         self.runner.run(self.store.close())
         self.store = self._open()
+        self.marks.clear()
 
     @invariant()
     def agrees(self) -> None:
@@ -102,6 +141,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
             self.runner.run(self.store.close())
             self.runner.close()
             shutil.rmtree(self.directory)
+
+
+def tag_of(key: str) -> str:
+    """Every other key is of another project."""
+    return f"default/{PROJECTS[int(key[-1]) % 2]}"
 
 
 def _size(model: dict[str, bytes]) -> int:
@@ -124,6 +168,4 @@ def _put(model: dict[str, bytes], rows: list[tuple[str, bytes]]) -> None:
 
 
 TestStoreAgainstModel = StoreAgainstModel.TestCase
-TestStoreAgainstModel.settings = settings(
-    max_examples=20, stateful_step_count=25, deadline=None, phases=PHASES
-)
+TestStoreAgainstModel.settings = settings(max_examples=20, stateful_step_count=25, deadline=None, phases=PHASES)

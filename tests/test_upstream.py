@@ -21,13 +21,14 @@ import trustme
 
 from proxy import __version__
 from proxy.breaker import Patience
+from proxy.calls import Site
 from proxy.connections import Budget
 from proxy.core.messages import Head
 from proxy.credentials import Basic, Bearer, Kept, Word, read_token
 from proxy.errors import UpstreamFailed
 from proxy.replies import Reply
 from proxy.unpacking import read_body
-from proxy.upstream import Site, Upstream
+from proxy.upstream import Upstream
 
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Answer = bytes | Conversation
@@ -822,7 +823,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = """
 import asyncio, sys
 from proxy.errors import UpstreamFailed
-from proxy.upstream import Site, Upstream
+from proxy.calls import Site
+from proxy.upstream import Upstream
 
 async def main():
     touched, asked = [], []

@@ -15,6 +15,9 @@ from proxy.errors import Refused
 # RFC 3986 §2: a URL is visible ASCII. aiohttp hands over raw bytes beyond it as surrogates, which cannot be quoted.
 _HAZARD = re.compile(r"%(?:2f|5c|00|0a|0d)|\\|//|[^\x21-\x7e]", re.IGNORECASE)
 _METHODS = ("GET", "HEAD")
+_NEVER = ("CONNECT", "TRACE")
+# Where nobody knows for sure where a request ends, the next one cannot be found.
+_CLOSE = (("Connection", "close"),)
 
 
 def admit(
@@ -30,13 +33,26 @@ def admit(
     path = raw_target.partition("?")[0]
     if _HAZARD.search(path) or any(unquote(segment) in (".", "..") for segment in path.split("/")):
         raise Refused("the path holds an escape or a segment that is not allowed", status=400)
-    if method not in _METHODS:
-        raise Refused("only GET and HEAD are served", status=405)
-    if headers.get("Transfer-Encoding") is not None or headers.get("Content-Length", "0").strip() != "0":
-        raise Refused("a GET or HEAD must not have a body", status=400)
+    admin = path == "/admin" or path.startswith("/admin/")
+    if method not in _METHODS and (not admin or method in _NEVER):
+        raise Refused("only GET and HEAD are served", status=405, headers=(("Allow", "GET, HEAD"),))
+    _bounded(method, headers)
     host = headers.get("Host", "").strip().lower()
     if hosts and host not in hosts and _without_port(host) not in hosts:
         raise Refused("this host name is not served here", status=421)
+
+
+def _bounded(method: str, headers: Mapping[str, str]) -> None:
+    """A body is for changes, and where it ends is told in one way only: by its length, or by chunks."""
+    coding = headers.get("Transfer-Encoding")
+    if method in _METHODS:
+        if coding is not None or headers.get("Content-Length", "0").strip() != "0":
+            raise Refused("a GET or HEAD must not have a body", status=400)
+    elif coding is not None and (coding.strip().lower() != "chunked" or "Content-Length" in headers):
+        raise Refused("the length of the body is told in a way that is not understood", status=400, headers=_CLOSE)
+    elif headers.get("Upgrade") is not None:
+        # RFC 9110 §7.8: what follows the request would be another protocol's, and not its body.
+        raise Refused("no other protocol is spoken here", status=400, headers=_CLOSE)
 
 
 def _without_port(host: str) -> str:

@@ -16,6 +16,7 @@ from proxy.core.negotiation import HTML, negotiate
 from proxy.errors import ProxyError, Refused, UpstreamFailed
 
 _HINTS = {
+    401: "Send Authorization: Bearer with the token of [admin], or with the one in admin.token of the cache directory.",
     404: "Check the name: an index address ends in /simple, and file addresses come from its pages.",
     406: "Ask for one of them in Accept, or with ?format=.",
     421: "Use one of the names in server.allowed_hosts, or add this one to it.",
@@ -28,19 +29,20 @@ _RETRY_AFTER = 2
 
 def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer:
     """The answer that tells of an error."""
-    sentence = f"{error.because[:1].upper()}{error.because[1:]}."
-    if error.status in _HINTS:
-        sentence = f"{sentence} {_HINTS[error.status]}"
+    because = error.because
+    if not because.partition(" ")[0].endswith(":"):  # else the name of a field, which is spelt as it is
+        because = f"{because[:1].upper()}{because[1:]}"
+    sentence = f"{because}."
+    hint = error.hint or _HINTS.get(error.status)
+    if hint is not None:
+        sentence = f"{sentence} {hint}"
     headers: Headers = (("Cache-Control", "no-store"), ("Vary", "Accept"))
     headers += error.headers
     # A failure is never final: installers come again, and those that read this field not at once.
     after = _RETRY_AFTER if error.retry_after is None and isinstance(error, UpstreamFailed) else error.retry_after
     if after is not None:
         headers += (("Retry-After", str(after)),)
-    if error.status == 405:
-        headers += (("Allow", "GET, HEAD"),)
-    # A browser names text/html; a program says nothing, */* or what it came for.
-    if HTML in (accept or "") and negotiate(accept, None) == HTML:
+    if is_browser(accept):
         body, media_type = f"{sentence} Request id: {request_id}\n".encode(), "text/plain; charset=utf-8"
     else:
         body, media_type = _document(error, sentence, request_id), "application/problem+json"
@@ -55,6 +57,12 @@ def problem(error: ProxyError, *, accept: str | None, request_id: str) -> Answer
             status = replace(status, forward="miss", forward_status=error.upstream_status)
     headers = (("Content-Type", media_type), *headers)
     return Answer(error.status, headers, body, status, stop=len(body), upstream_seconds=waited)
+
+
+def is_browser(accept: str | None) -> bool:
+    """Whether a person will read the answer: a browser names text/html; a program says nothing, ``*/*`` or what it
+    came for."""
+    return HTML in (accept or "") and negotiate(accept, None) == HTML
 
 
 def _blame(error: ProxyError) -> str:

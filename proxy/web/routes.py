@@ -7,14 +7,12 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
-import orjson
 from aiohttp import HttpVersion11, web
 
 from proxy.answer import Answer
-from proxy.core.messages import CacheStatus
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Target
 from proxy.errors import ProxyError, Refused
 from proxy.events import Event, Observer
 from proxy.gateway import Gateway
@@ -27,16 +25,30 @@ _log = logging.getLogger("proxy.web")
 _LOOK_AGAIN = 0.05
 _WRITE_AHEAD = 64 * 1024
 """Bytes that may wait in the process for one client; asyncio's own default for plain connections."""
+IN_ALL, PER_ADDRESS = "client_connections", "client_connections_per_address"
+"""Both limits on connections, as the settings call them."""
 NO_FRONT = Front()
 """Nobody is trusted to speak for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What ``/readyz`` tells. ``degraded`` names what does not work, None when all does."""
+Route = Callable[[web.BaseRequest], Awaitable[Answer]]
+"""Answers what is no part of the data plane; raises ProxyError as the gateway does. That of ``/admin`` answers all
+below it, too."""
 
-    ready: Callable[[], bool]
-    degraded: Callable[[], str | None]
+
+_KINDS: Mapping[type[Target], str] = {
+    PageTarget: "page",
+    ListTarget: "list",
+    FileTarget: "file",
+    JsonTarget: "json",
+    Moved: "other",
+    NotHere: "other",
+}
+
+
+def kind_of(target: Target) -> str:
+    """What was asked for, in the word that events have for it."""
+    return "metadata" if isinstance(target, FileTarget) and target.metadata else _KINDS[type(target)]
 
 
 class Door:
@@ -46,7 +58,7 @@ class Door:
         self,
         gateway: Gateway,
         sender: Sender,
-        health: Health,
+        operations: Mapping[str, Route],
         *,
         indexes: Collection[str],
         default: str,
@@ -56,7 +68,7 @@ class Door:
     ) -> None:
         self._gateway = gateway
         self._sender = sender
-        self._health = health
+        self._operations = operations
         self._indexes = indexes
         self._default = default
         self._hosts = hosts
@@ -71,7 +83,7 @@ class Door:
         began = time.perf_counter()
         self._under_way += 1
         self._idle.clear()
-        request_id = secrets.token_hex(8)
+        incoming["request_id"] = request_id = secrets.token_hex(8)
         try:
             return await self._handled(incoming, began, request_id)
         finally:
@@ -80,8 +92,9 @@ class Door:
                 self._idle.set()
 
     async def _handled(self, incoming: web.BaseRequest, began: float, request_id: str) -> web.StreamResponse:
+        sent = Sent(0)
         try:
-            answer = await self._sender.settled(incoming, await self._answer(incoming))
+            answer = await self._sender.settled(incoming, await self._answer(incoming, sent))
         except Exception as error:
             if not isinstance(error, ProxyError):
                 # A fault of ours: the client gets a constant 500, the log the trace.
@@ -91,7 +104,7 @@ class Door:
                 # aiohttp answers in the version of the request, which we do not speak (RFC 9110 §15.6.6).
                 incoming._cache["version"] = HttpVersion11
             answer = problem(told, accept=incoming.headers.get("Accept"), request_id=request_id)
-        sent = Sent(answer.status)
+        sent.status = answer.status
         try:
             return await self._sender.send(incoming, answer, sent)
         finally:
@@ -101,26 +114,18 @@ class Door:
         """Return once no request is under way."""
         await self._idle.wait()
 
-    async def _answer(self, incoming: web.BaseRequest) -> Answer:
+    async def _answer(self, incoming: web.BaseRequest, sent: Sent) -> Answer:
         admit(incoming.method, incoming.raw_path, incoming.version, incoming.headers, self._hosts)
-        match path := incoming.raw_path.partition("?")[0]:
-            case "/healthz":
-                return _plain(200, {"status": "alive"}, "the process answers")
-            case "/readyz":
-                return self._readiness()
-            case _:
-                # Only the JSON API's documents name it, and finding it out costs as much as a warm look-up.
-                root = self._front.root(incoming) if path.endswith("/json") else ""
-                return await self._gateway.answer(translated(incoming, self._indexes, self._default, root))
-
-    def _readiness(self) -> Answer:
-        if not self._health.ready():
-            return _plain(503, {"status": "draining"}, "the proxy is shutting down")
-        degraded = self._health.degraded()
-        if degraded is not None:
-            # Still ready: a broken store is a slow proxy, not a failing one.
-            return _plain(200, {"status": "degraded", "because": degraded}, degraded)
-        return _plain(200, {"status": "ready"}, "the proxy serves")
+        path = incoming.raw_path.partition("?")[0]
+        operation = self._operations.get("/admin" if path.startswith("/admin/") else path)
+        if operation is not None:
+            sent.kind = "admin" if path.startswith("/admin") else "operation"
+            return await operation(incoming)
+        # Only the JSON API's documents name it, and finding it out costs as much as a warm look-up.
+        root = self._front.root(incoming) if path.endswith("/json") else ""
+        request = translated(incoming, self._indexes, self._default, root)
+        sent.kind = kind_of(request.target)
+        return await self._gateway.answer(request)
 
     def _tell(self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str) -> None:
         status = answer.cache_status
@@ -139,19 +144,23 @@ class Door:
             aborted=sent.aborted,
             client=self._front.client(incoming),
             request_id=request_id,
+            kind=sent.kind,
         )
         for observer in self._observers:
             observer(event)
 
 
-def _plain(status: int, document: dict[str, str], because: str) -> Answer:
-    body = orjson.dumps(document)
-    headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
-    return Answer(status, headers, body, CacheStatus("local", because), stop=len(body))
-
-
 class Connection(web.RequestHandler):
     """One client connection. What aiohttp's parser refuses gets a constant answer, never an echo of itself."""
+
+    def data_received(self, data: bytes) -> None:
+        """Tell whoever reads a body that it broke: aiohttp queues the mistake as a request of its own behind, and
+        leaves the reader waiting for more."""
+        super().data_received(data)
+        request = self._current_request
+        # Behind a body that is not over nothing else can begin.
+        if request is not None and self._messages and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("the body is malformed"))
 
     def close(self) -> None:
         """Take no more requests. One that waits for its next request ends now: aiohttp would leave it open, and
@@ -191,7 +200,7 @@ class Connection(web.RequestHandler):
 
 class Listener(web.Server):
     """Makes connections, a bounded number at a time: in all, and from one address that ``front`` does not trust to
-    speak for many."""
+    speak for many. ``refused`` counts those beyond, by the limit that they met."""
 
     def __init__(
         self,
@@ -206,6 +215,7 @@ class Listener(web.Server):
         self._connections_max = connections_max
         self._per_address_max = connections_max if per_address_max is None else per_address_max
         self._front = front
+        self.refused: Counter[str] = Counter()
         self._peers: dict[web.RequestHandler, str] = {}
         self._counts: Counter[str] = Counter()
 
@@ -219,6 +229,7 @@ class Listener(web.Server):
         self._counts[peer] += 1
         crowded = self._counts[peer] > self._per_address_max and peer != UNIX and not self._front.trusts(peer)
         if crowded or len(self.connections) > self._connections_max:
+            self.refused[PER_ADDRESS if crowded else IN_ALL] += 1
             transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:

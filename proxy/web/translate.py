@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, quote
 
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
-from proxy.answer import Answer, Piece, Stream
+from proxy.answer import Answer, Flow, Piece, Stream
 from proxy.core.messages import FileTarget, Moved, NotHere, Request
 from proxy.core.urls import parse_target
 from proxy.errors import ProxyError, Refused, StoreFailed, UpstreamFailed
@@ -40,28 +40,36 @@ _KEPT = (
 @dataclass(slots=True)
 class Sent:
     """What went out: ``sent`` body bytes; ``aborted`` when the connection ended before the body did, ``because`` of
-    what."""
+    what. ``kind`` is what was asked for, as an Event says it."""
 
     status: int
     sent: int = 0
     aborted: bool = False
     because: str = ""
+    kind: str = "other"
 
 
 def translated(incoming: web.BaseRequest, indexes: Collection[str], default: str, root: str = "") -> Request:
-    """The request in our words; ``root`` is what its client put before the path. A query on a file is nothing we
-    serve: files have none (and no tokens in them)."""
-    path, _, query = incoming.raw_path.partition("?")
+    """The request in our words; ``root`` is what its client put before the path."""
+    return request_of(incoming.method, incoming.raw_path, incoming.headers, indexes, default, root)
+
+
+def request_of(
+    method: str, raw_target: str, headers: MultiMapping[str], indexes: Collection[str], default: str, root: str = ""
+) -> Request:
+    """The same of its parts; names in ``headers`` are compared without case. A query on a file is nothing we serve:
+    files have none (and no tokens in them)."""
+    path, _, query = raw_target.partition("?")
     target = parse_target(path, indexes, default)
     if query and isinstance(target, FileTarget):
         target = NotHere("a file has no query")
-    headers = {name.lower(): ", ".join(incoming.headers.getall(name)) for name in _KEPT if name in incoming.headers}
-    if "cache-control" in headers:
-        headers["cache-control"] = _without_no_store(headers["cache-control"])
+    kept = {name.lower(): ", ".join(headers.getall(name)) for name in _KEPT if name in headers}
+    if "cache-control" in kept:
+        kept["cache-control"] = _without_no_store(kept["cache-control"])
     wanted = _wanted_format(query)
     if isinstance(target, Moved) and wanted is not None:
         target = Moved(f"{target.location}?format={quote(wanted, safe='')}")
-    return Request(incoming.method, target, headers, wanted, path, root)
+    return Request(method, target, kept, wanted, path, root)
 
 
 def _wanted_format(query: str) -> str | None:
@@ -88,7 +96,7 @@ class Sender:
     async def settled(self, incoming: web.BaseRequest, answer: Answer) -> Answer:
         """The answer, with its length known where the client must know it. Raises UpstreamFailed instead of
         beginning a body that will not come."""
-        if answer.stop is not None or incoming.version >= (1, 1) or isinstance(answer.body, bytes):
+        if answer.stop is not None or incoming.version >= (1, 1) or isinstance(answer.body, bytes | Flow):
             return answer
         # HTTP/1.0 has no chunks, and the end of the connection proves nothing: wait for the end.
         try:
@@ -121,6 +129,8 @@ class Sender:
                 _log.error("a response was cut by a fault of ours", exc_info=reason)
         finally:
             answer.close()
+            if isinstance(answer.body, Flow):
+                await answer.body.rest.aclose()
         return response
 
     async def _body(
@@ -133,15 +143,23 @@ class Sender:
         if isinstance(response, web.Response):
             sent.sent = len(answer.body) if isinstance(answer.body, bytes) else 0
         elif isinstance(answer.body, bytes):
-            for offset in range(0, len(answer.body), SLICE):
-                piece = answer.body[offset : offset + SLICE]
-                async with asyncio.timeout(self._stall):
-                    await response.write(piece)
-                sent.sent += len(piece)
+            await self._write(response, answer.body, sent)
+        elif isinstance(answer.body, Flow):
+            await self._write(response, answer.body.first, sent)
+            async for piece in answer.body.rest:
+                await self._write(response, piece, sent)
         elif answer.stop is None:
             await self._chunks(response, answer.body, sent)
         else:
             await self._slices(incoming, response, answer.body, answer.start, answer.stop, sent)
+
+    async def _write(self, response: web.StreamResponse, data: bytes, sent: Sent) -> None:
+        """All of the data, slice by slice, each under the stall timer."""
+        for offset in range(0, len(data), SLICE):
+            piece = data[offset : offset + SLICE]
+            async with asyncio.timeout(self._stall):
+                await response.write(piece)
+            sent.sent += len(piece)
 
     async def _slices(
         self,
@@ -195,13 +213,19 @@ def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     headers["Cache-Status"] = answer.cache_status.header()
     headers["X-Content-Type-Options"] = "nosniff"
     if headers.get("Content-Type", "").startswith("text/html"):
-        headers["Content-Security-Policy"] = "default-src 'none'"
+        headers.setdefault("Content-Security-Policy", "default-src 'none'")
+    response: web.StreamResponse
     if isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method != "HEAD":
         # Head and body leave in one write.
-        return web.Response(status=answer.status, headers=headers, body=answer.body)
-    if answer.stop is not None and answer.status != 304:
-        headers["Content-Length"] = str(answer.stop - answer.start)
-    return web.StreamResponse(status=answer.status, headers=headers)
+        response = web.Response(status=answer.status, headers=headers, body=answer.body)
+    else:
+        if answer.stop is not None and answer.status != 304:
+            headers["Content-Length"] = str(answer.stop - answer.start)
+        response = web.StreamResponse(status=answer.status, headers=headers)
+    if not incoming.content.is_eof() or headers.get("Connection") == "close":
+        # Of a body that was refused before it came we read no more than aiohttp does in passing (RFC 9112 §9.6).
+        response.force_close()
+    return response
 
 
 def _because(reason: BaseException) -> str:

@@ -1,4 +1,5 @@
-"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing]``: all when none is named. 3 minutes."""
+"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing] [inventory]``: all when none is named.
+Some 5 minutes."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import codings, cold, crowd, listing, start, warm
+from tests.bench import codings, cold, crowd, inventory, listing, start, warm
 
 MEASUREMENTS = {
     "start": start.run,
@@ -15,6 +16,7 @@ MEASUREMENTS = {
     "warm": warm.run,
     "crowd": crowd.run,
     "listing": listing.run,
+    "inventory": inventory.run,
 }
 
 

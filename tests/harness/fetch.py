@@ -58,9 +58,10 @@ def fetch(
     timeout: float = 60.0,
     progress: Callable[[int], None] | None = None,
     trust: ssl.SSLContext | None = None,
+    body: bytes | None = None,
 ) -> Fetched:
     """A request on a connection of its own; redirects are not followed, codings not undone. ``progress`` is
-    told the bytes received so far. ``trust`` is for https."""
+    told the bytes received so far. ``trust`` is for https; ``body`` is what is sent."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     if parts.scheme == "https":
@@ -69,11 +70,11 @@ def fetch(
         )
     else:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
-    body = bytearray()
+    received = bytearray()
     status, fields = 0, dict[str, str]()
     try:
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, target, headers={"Accept-Encoding": "identity"} | dict(headers or {}))
+        connection.request(method, target, body, headers={"Accept-Encoding": "identity"} | dict(headers or {}))
         answer = connection.getresponse()
         status = answer.status
         for name, value in answer.getheaders():
@@ -81,11 +82,11 @@ def fetch(
             fields[name.lower()] = value if known is None else f"{known}, {value}"
         # read1 says b"" both at the end and at a cut: only the length that is left tells one from the other.
         while piece := answer.read1(PIECE):
-            body += piece
+            received += piece
             if progress is not None:
-                progress(len(body))
-        return Fetched(status, fields, bytes(body), answer.length in (0, None) or method == "HEAD")
+                progress(len(received))
+        return Fetched(status, fields, bytes(received), answer.length in (0, None) or method == "HEAD")
     except (http.client.HTTPException, ConnectionError):
-        return Fetched(status, fields, bytes(body), False)
+        return Fetched(status, fields, bytes(received), False)
     finally:
         connection.close()

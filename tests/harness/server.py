@@ -220,7 +220,8 @@ class ProxyServer:
     def _settings(self) -> Settings:
         defaults: dict[str, Mapping[str, Any]] = {
             "server": {"host": self.host or "127.0.0.1", "port": 0},
-            "cache": {"dir": str(self.cache)},
+            # Of 16 MiB each, those of all tests would fill a disk.
+            "cache": {"dir": str(self.cache), "ballast": 0},
             "log": {"format": "json"},
         }
         names = [*defaults, *(name for name in self.settings if name not in defaults)]

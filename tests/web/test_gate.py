@@ -102,6 +102,48 @@ def test_methods_refused(method: str) -> None:
     assert refusal(method) == 405
 
 
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/cache/remove", "/admin/x?y"])
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("POST", None), ("PUT", None), ("DELETE", None), ("OPTIONS", None), ("TRACE", 405), ("CONNECT", 405)],
+)
+def test_methods_below_admin(path: str, method: str, status: int | None) -> None:
+    """The admin API says itself what each of its paths is asked with; what is for forward proxies stays outside."""
+    assert refusal(method, path) == status
+    assert refusal("GET", path) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/administrator", "/admin.json", "/Admin/", "/x/admin/", "/simple/", "/?/admin/"]
+)
+def test_methods_beside_admin(path: str) -> None:
+    """Nothing else is ever changed by a request."""
+    assert refusal("POST", path) == 405
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, None),
+        ({"content-length": "0"}, None),
+        ({"content-length": "17"}, None),
+        ({"transfer-encoding": "chunked"}, None),
+        ({"transfer-encoding": " Chunked "}, None),
+        ({"transfer-encoding": ""}, 400),
+        ({"transfer-encoding": "gzip, chunked"}, 400),
+        ({"transfer-encoding": "chunked, chunked"}, 400),
+        ({"transfer-encoding": "identity"}, 400),
+        ({"transfer-encoding": "chunked", "content-length": "0"}, 400),
+        ({"upgrade": "websocket", "content-length": "2"}, 400),
+    ],
+)
+def test_bodies_below_admin(headers: dict[str, str], status: int | None) -> None:
+    """Where a body ends is told in one way only; on a GET there is none here either."""
+    assert refusal("POST", "/admin/cache/purge", headers=headers) == status
+    bare = not headers or headers == {"content-length": "0"}
+    assert refusal("GET", "/admin/cache/list", headers=headers) == (None if bare else 400)
+
+
 @pytest.mark.parametrize("version", [(0, 9), (1, 2), (2, 0), (3, 0)])
 def test_versions_refused(version: tuple[int, int]) -> None:
     """Only what is known to be framed as we frame it."""

@@ -29,7 +29,7 @@ def headers_of(answer: Answer) -> dict[str, str]:
     [
         (Refused("no such path", status=404), 404, "client"),
         (Refused("it is malformed"), 400, "client"),
-        (Refused("only GET and HEAD are served", status=405), 405, "client"),
+        (Refused("only GET and HEAD are served", status=405, headers=(("Allow", "GET, HEAD"),)), 405, "client"),
         (Refused("this host name is not served here", status=421), 421, "client"),
         (UpstreamFailed("a malformed response"), 502, "upstream"),
         (UpstreamFailed("no connection", status=503, retry_after=2), 503, "upstream"),
@@ -67,7 +67,7 @@ def test_problem_documents(error: ProxyError, status: int, blame: str) -> None:
     assert headers["Content-Type"] == "application/problem+json"
     assert headers["Cache-Control"] == "no-store"
     assert headers["Vary"] == "Accept"
-    assert ("Allow" in headers) == (status == 405)
+    assert headers.get("Allow") == ("GET, HEAD" if status == 405 else None)
     assert headers.get("Content-Range") == ("bytes */5" if status == 416 else None)
     assert "ETag" not in headers
     after = 2 if error.retry_after is None and blame == "upstream" else error.retry_after
@@ -143,3 +143,23 @@ def test_nothing_is_reflected(accept: str) -> None:
     assert not {"<script>", "Set-Cookie", "\udc80"} & {
         word for word in ("<script>", "Set-Cookie", "\udc80") if word in said
     }
+
+
+def test_a_field_is_named_as_it_is_spelt() -> None:
+    """A sentence begins with a capital letter, the name of a field does not: who sends Dry_run gets 400 again."""
+    for because, detail in (("dry_run: expected true or false",) * 2, ("it is malformed", "It is malformed")):
+        body = problem(Refused(because), accept=None, request_id="0123").body
+        assert isinstance(body, bytes)
+        assert json.loads(body)["detail"] == f"{detail}."
+
+
+def test_an_error_may_know_better_what_to_do() -> None:
+    """Its own hint stands in place of the one for its status."""
+
+    class Elsewhere(Refused):
+        status = 404
+        hint = "Ask the other one."
+
+    answer = problem(Elsewhere("not here"), accept=None, request_id="")
+    assert isinstance(answer.body, bytes)
+    assert json.loads(answer.body)["detail"] == "Not here. Ask the other one."

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.answer import Answer, Piece, StoredStream
+from proxy.answer import Answer, Flow, Piece, StoredStream
 from proxy.core.messages import CacheStatus, FileTarget, Headers, Moved, NotHere, PageTarget, Request, Target
-from proxy.errors import Refused, UpstreamFailed
+from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.web.problems import problem
 from proxy.web.routes import Listener
 from proxy.web.translate import SLICE, Sender, Sent, translated
@@ -497,3 +497,96 @@ def test_a_body_after_a_refusal(upstream: Upstream, start_proxy: Callable[..., P
             pass
     assert data.startswith(b"HTTP/1.1 405 ")
     assert upstream.log == []
+
+
+# --- what is made while it is sent
+
+
+class Made:
+    """Pieces that are made one by one: ``given`` so far, ``closed`` once nobody wants more of them."""
+
+    def __init__(self, *pieces: bytes, failure: Exception | None = None, endless: bool = False) -> None:
+        self.given = 0
+        self.closed = False
+        self._pieces = pieces
+        self._failure = failure
+        self._endless = endless
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of them."""
+        try:
+            for piece in self._pieces:
+                self.given += 1
+                yield piece
+            while self._endless:
+                self.given += 1
+                yield BIG
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self.closed = True
+
+
+async def flowing(made: Made) -> Answer:
+    """An answer with that body."""
+    return Answer(200, FILE, await Flow.begun(made.pieces()), STATUS)
+
+
+async def test_a_flow_comes_in_chunks(server: Server) -> None:
+    """Nobody knows its length: the last chunk says that it is whole."""
+    made = Made(b"first,", BIG, b"", b",last")
+    server.answer = await flowing(made)
+    got = await server.ask()
+    assert got.whole == b"first," + BIG + b",last"
+    assert (await server.over()).sent == len(got.whole)
+    assert made.closed
+
+
+async def test_a_flow_of_http_1_0_ends_with_the_connection(server: Server) -> None:
+    """There are no chunks; it does not wait in memory for its end."""
+    made = Made(b"first,", BIG)
+    server.answer = await flowing(made)
+    got = await server.ask(version="1.0")
+    assert got.body == b"first," + BIG
+    assert not {"content-length", "transfer-encoding"} & set(got.headers)
+
+
+async def test_a_head_of_a_flow_makes_no_more_of_it(server: Server) -> None:
+    """One piece is made, for what could fail before."""
+    made = Made(b"first,", BIG)
+    server.answer = await flowing(made)
+    got = await server.ask(line="HEAD /")
+    assert (got.status, got.body) == (200, b"")
+    await server.over()
+    assert (made.given, made.closed) == (1, True)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_flow_that_fails_is_cut(server: Server, version: str) -> None:
+    """Never a clean end that would make half of it look like all."""
+    server.answer = await flowing(Made(b"first,", BIG, failure=StoreFailed("the disk failed")))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"GET / HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()
+    outcome = await server.over()
+    assert (outcome.aborted, outcome.because) == (True, "the disk failed")
+
+
+async def test_a_flow_that_cannot_begin_is_no_answer() -> None:
+    """What fails before the first piece is still told with a status."""
+    with pytest.raises(StoreFailed):
+        await flowing(Made(failure=StoreFailed("the disk failed")))
+
+
+async def test_a_flow_ends_when_its_client_leaves(server: Server) -> None:
+    """Nothing is made for nobody."""
+    made = Made(BIG, endless=True)
+    server.answer = await flowing(made)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.read(1)
+    writer.transport.abort()
+    assert (await server.over()).aborted
+    assert made.closed

@@ -1,0 +1,96 @@
+"""One question to an upstream: what does it have for a project's page? And the page it sends, made ready to be kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxy.core import negotiation, simple
+from proxy.core.freshness import validators
+from proxy.core.messages import Entry, Head, PageTarget
+from proxy.core.urls import link_of, without_query
+from proxy.errors import UpstreamFailed
+from proxy.manifests import Manifest, manifest_of
+from proxy.renditions import BASE_UP, DIGEST, render
+from proxy.unpacking import read_body
+from proxy.upstream import Upstream
+
+_RENDERING = "1"
+"""Part of every version: raised when the same upstream page would be rendered otherwise than before."""
+INLINE = 64 * 1024
+"""Up to so many bytes, parsing and compressing is quicker than a hop to a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A page: its version (see ``Entry.body``), its decoded bytes, where it came from without the query, its listing
+    with the dump of that, and its base rendition."""
+
+    version: str
+    size: int
+    url: str
+    manifest: Manifest
+    listing: bytes
+    base: bytes
+
+
+class Asking:
+    """Asks the upstreams of all indexes; ``sites`` gives each index's URL with a final slash, ``page_max`` is the most
+    decoded bytes."""
+
+    def __init__(self, sites: Mapping[str, str], upstream: Upstream, *, page_max: int) -> None:
+        self._sites = sites
+        self._upstream = upstream
+        self._page_max = page_max
+
+    def url_of(self, target: PageTarget) -> str:
+        """Where its index has the page."""
+        return f"{self._sites[target.index]}{target.project}/"
+
+    async def ask(
+        self, target: PageTarget, entry: Entry | None, *, past_caches: bool = False
+    ) -> tuple[Head | UpstreamFailed, Received | None]:
+        """The upstream's head, and the page it sent if it is one; a failure to get it is an outcome, no error. With
+        an ``entry`` only for another page than that."""
+        headers = {"Accept": negotiation.UPSTREAM_ACCEPT, "Accept-Encoding": "gzip"}
+        if entry is not None:
+            headers |= validators(entry.head)
+        if past_caches:
+            headers |= {"Cache-Control": "no-cache"}
+        url, status = self.url_of(target), None
+        try:
+            async with self._upstream.open(target.index, url, pool="page", headers=headers) as reply:
+                status = reply.head.status
+                if reply.head.status != 200:
+                    return reply.head, None
+                body = await read_body(reply, limit=self._page_max)
+                if not reply.framed and not _ends_itself(body):
+                    raise UpstreamFailed("the page may have been cut short", status=503, retry_after=2)
+            return reply.head, await _received(target, reply.head, reply.url, body)
+        except UpstreamFailed as failure:
+            return failure.after(status), None
+
+
+async def _received(target: PageTarget, head: Head, url: str, body: bytes) -> Received:
+    content_type = head.header("Content-Type") or "text/html"
+
+    def work() -> Received:
+        page = simple.parse(body, content_type, url, target.project)
+        document = simple.relocate(page.document, lambda url: f"{BASE_UP}files/{target.index}/{link_of(url)}")
+        manifest = manifest_of(page.files)
+        listing = simple.dump_listing(manifest.values())
+        base = render(document, negotiation.JSON_V1)
+        # Not of the body: where links are signed anew for each request, it never comes twice, and every
+        # rendition would be made again of what no client can tell from the last one.
+        version = hashlib.sha256(f"{_RENDERING}\0".encode() + base[:DIGEST]).hexdigest()
+        return Received(version, len(body), without_query(url), manifest, listing, base)
+
+    return work() if len(body) <= INLINE else await asyncio.to_thread(work)
+
+
+def _ends_itself(body: bytes) -> bool:
+    """Whether a page without a length shows its own end: JSON that parses does, HTML must close."""
+    tail = body[-64:].rstrip().lower()
+    return tail.endswith((b"</html>", b"}"))

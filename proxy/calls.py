@@ -1,0 +1,76 @@
+"""One request to an index: who that is as its operator configured it, and what redirects and retries use up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import ClientSession, ClientTimeout
+
+from proxy.connections import Budget
+from proxy.credentials import Credentials
+from proxy.egress import Destination
+
+PAUSE = (0.1, 0.5)
+"""Seconds before another try, at least and at most."""
+_ONLY_TO_OWN_ORIGIN = frozenset({"authorization", "cookie"})
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An index as its operator configured it. ``proxy`` is the URL of a forward proxy; ``ca_file`` is trusted
+    beside the system's own certificates; ``private`` lets its pages name private addresses; ``missing`` are the
+    statuses that mean 404 here, besides 404 and 410; ``credentials`` go to the index's own origin alone."""
+
+    name: str
+    url: str
+    private: bool = False
+    proxy: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    missing: frozenset[int] = frozenset()
+    credentials: Credentials | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Call:
+    """What stays the same, and what is used up, over the redirects and retries of one request."""
+
+    site: Site
+    configured: Destination
+    budget: Budget
+    session: ClientSession
+    method: str
+    ends: float | None
+    retries: int
+    headers: Mapping[str, str]
+    asked_again: bool = False
+    left: bool = False
+
+    def may_retry(self, kind: str) -> bool:
+        """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error; none when
+        ``total`` would end before it."""
+        if self.ends is not None and asyncio.get_running_loop().time() + PAUSE[0] >= self.ends:
+            return False
+        if kind == "final" or self.retries == 0 or (kind == "protocol" and self.asked_again):
+            return False
+        self.retries -= 1
+        self.asked_again = self.asked_again or kind == "protocol"
+        return True
+
+    def headers_for(self, there: Destination) -> dict[str, str]:
+        """Credentials of an index go to its own origin only, and not when somebody else sent us there."""
+        self.left = self.left or there.origin != self.configured.origin
+        if self.left:
+            return {name: value for name, value in self.headers.items() if name not in _ONLY_TO_OWN_ORIGIN}
+        known = self.site.credentials
+        authorization = known.authorization() if known is not None else None
+        return {**self.headers} if authorization is None else {**self.headers, "authorization": authorization}
+
+    def timeout(self) -> ClientTimeout:
+        """No limit on the wait for a free connection of the pool but HEAD_WITHIN: it says nothing about the
+        host. ``total`` goes on through the body."""
+        left = None
+        if self.ends is not None:
+            left = max(0.001, self.ends - asyncio.get_running_loop().time())
+        return ClientTimeout(total=left, connect=None, sock_connect=self.budget.connect, sock_read=self.budget.idle)

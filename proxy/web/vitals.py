@@ -1,0 +1,48 @@
+"""How the server is at this moment, read when somebody asks: no thread, no walk, and of the disk one statvfs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from proxy.directory import free_space
+from proxy.flights import Waiting
+from proxy.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """Client connections: ``now`` open, ``refused`` so far by the setting whose limit they met."""
+
+    now: int
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What bounds the server, as configured: ``min_free`` bytes, ``connections`` of clients in all, ``waiters`` for
+    one thing."""
+
+    min_free: int
+    connections: int
+    waiters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Where to look. ``resting``: how many origins of each index are left alone for now; ``waiting``: who waits for
+    what is on its way; ``started``: seconds since the epoch."""
+
+    store: Store
+    waiting: Callable[[], Mapping[str, Waiting]]
+    resting: Callable[[], Mapping[str, int]]
+    crowded: Callable[[], Crowded]
+    limits: Bounds
+    started: float
+
+    def disk(self) -> tuple[int, int] | None:
+        """Bytes that may still be written on the cache's disk, and bytes to be left free; None when it fails."""
+        with suppress(OSError):
+            return free_space(self.store.directory, self.limits.min_free)
+        return None
