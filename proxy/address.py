@@ -56,6 +56,12 @@ def address_for(
     )
 
 
+def withdraw(directory: Path) -> None:
+    """What a server that was killed left behind is not true any more, also where ours has the same number."""
+    with suppress(OSError):
+        (directory / _NAME).unlink()
+
+
 @contextmanager
 def published(directory: Path, address: Address) -> Iterator[None]:
     """The file is there inside. A disk that cannot take it is no reason not to serve."""
@@ -71,8 +77,7 @@ def published(directory: Path, address: Address) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            (directory / _NAME).unlink()
+        withdraw(directory)
 
 
 def find(directory: Path) -> Address | None:

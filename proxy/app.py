@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from aiohttp import http_parser
 
 from proxy import admintoken, log
-from proxy.address import Address, address_for, published
+from proxy.address import Address, address_for, published, withdraw
 from proxy.breaker import Patience
 from proxy.calls import Site
 from proxy.config import Settings
@@ -84,6 +84,7 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as rooms:
         metrics = Metrics(index.name for index in settings.index)
         store, gateway, upstream = await _rooms(settings, rooms, metrics)
+        withdraw(settings.cache.dir)
         operations: dict[str, Route] = {
             **health(lambda: not stopping.is_set(), lambda: store.degraded),
             **landing(_front(settings), [index.name for index in settings.index]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import assert_never
 
 from proxy.answer import Answer, moved
@@ -14,6 +14,7 @@ from proxy.explanations import Explanation, Explanations
 from proxy.files import Files
 from proxy.fills import Fills
 from proxy.flights import Waiting
+from proxy.inventory import Listed
 from proxy.jsonapi import JsonApi
 from proxy.kept import Removed
 from proxy.lists import Lists
@@ -97,17 +98,20 @@ class Gateway:
         """Look at a project's page now (see ``Refreshes``); without an index at that of the default one."""
         return await self._refreshes.refresh(index, project)
 
-    async def remove(self, selection: Selection, *, dry_run: bool = False) -> Removed:
+    def kept(self, selection: Selection) -> AsyncGenerator[list[Listed], None]:
+        """What is kept of a selection, batch by batch. Raises StoreFailed."""
+        return self._store.inventory.walk(selection)
+
+    async def remove(self, selection: Selection) -> Removed:
         """Remove what is kept of a selection, and what is remembered. Whoever is being served is served to the end;
         of what is on its way nothing is kept, and who asks after this has ended gets nothing that was asked for before.
         Raises StoreFailed."""
         try:
-            return await self._store.inventory.remove(selection, dry_run=dry_run)
+            return await self._store.inventory.remove(selection)
         finally:
             # After the rows, in the same breath as the fence comes down: what was read from a row that is gone now
             # would be remembered again.
-            if not dry_run:
-                self._forget(selection)
+            self._forget(selection)
 
     def _forget(self, selection: Selection) -> None:
         for room in (self._lookups, self._pages, self._json_api, self._fills, self._refreshes):

@@ -286,6 +286,17 @@ def test_an_address_in_use_exits_with_71(config: Path) -> None:
     )
 
 
+def test_what_a_killed_server_said_of_its_address_is_gone_with_the_next_start(config: Path) -> None:
+    """Before the next one listens: in a container both have one number, and the old address would be believed."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run("serve", "--config", str(config), "--port", str(port))
+        address = config.parent / "cache" / "address"
+        address.write_text("{}")
+        assert run("serve", "--config", str(config), "--port", str(port)).returncode == cli.EX_OSERR
+    assert not address.exists()
+
+
 def test_an_address_of_another_machine_exits_with_71(config: Path) -> None:
     """192.0.2.0/24 is for documentation (RFC 5737): no machine has it."""
     done = run("serve", "--config", str(config), "--host", "192.0.2.1")

@@ -1,12 +1,14 @@
 """What the admin API changes: remove, purge, refresh. Each leaves a line in the audit, whatever becomes of it.
 
-A change goes on to its end when the client leaves: half of what somebody wanted gone is nothing anybody wants.
+A change goes on to its end when the client leaves: half of what somebody wanted gone is nothing anybody wants. A dry
+run ends with its client.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import orjson
@@ -23,6 +25,7 @@ from proxy.web.looks import flowing, told
 from proxy.web.models import PurgeRequest, Refreshed, RefreshRequest, RemoveRequest
 
 _BATCH = 500
+_BEGIN = b'{"removed":['
 T = TypeVar("T")
 Result = Mapping[str, str | int | bool | None]
 
@@ -56,13 +59,37 @@ class Changes:
     async def _removed(
         self, action: str, selection: Selection, what: Mapping[str, str], caller: Caller, *, dry_run: bool
     ) -> Answer:
+        if dry_run:
+            return await flowing(self._foretold(action, selection, what, caller), "what would go")
+
         async def done() -> tuple[Removed, Result]:
-            removed = await self._gateway.remove(selection, dry_run=dry_run)
+            removed = await self._gateway.remove(selection)
             return removed, {"count": len(removed.files), "bytes": removed.bytes}
 
-        removed = await self._noted(action, what, caller, done(), {"dry_run": dry_run})
-        because = "what would go" if dry_run else "what went"
-        return await flowing(_document(removed, dry_run), because)
+        removed = await self._noted(action, what, caller, done(), {"dry_run": False})
+        return await flowing(_went(removed), "what went")
+
+    async def _foretold(
+        self, action: str, selection: Selection, what: Mapping[str, str], caller: Caller
+    ) -> AsyncGenerator[bytes, None]:
+        """A Removal as it is found: it ends with its client, and all of it is never in memory."""
+        count = size = 0
+        separator = _BEGIN
+        result: Result = {"failed": "the client left"}
+        try:
+            async with aclosing(self._gateway.kept(selection)) as batches:
+                async for batch in batches:
+                    kept = [each for each, _ in batch]
+                    count, size = count + len(kept), size + sum(each.size for each in kept)
+                    yield separator + files_json(kept)
+                    separator = b","
+            yield (b"" if count else separator) + _end(count, size, 0, dry_run=True)
+            result = {"count": count, "bytes": size}
+        except ProxyError as error:
+            result = {"failed": error.because}
+            raise
+        finally:
+            self._note(action, what, caller, {"dry_run": True, **result})
 
     async def _refreshed(self, request: RefreshRequest, caller: Caller) -> Answer:
         async def done() -> tuple[Refreshed, Result]:
@@ -89,8 +116,11 @@ class Changes:
             result = {"failed": error.because}
             raise
         finally:
-            told_of = {name: each for name, each in what.items() if each}
-            self._audit(Deed(action, told_of, {**how, **result}, caller.scope, caller.client, caller.request_id))
+            self._note(action, what, caller, {**how, **result})
+
+    def _note(self, action: str, what: Mapping[str, str], caller: Caller, result: Result) -> None:
+        told_of = {name: each for name, each in what.items() if each}
+        self._audit(Deed(action, told_of, result, caller.scope, caller.client, caller.request_id))
 
     async def _to_the_end(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         task = asyncio.create_task(work)
@@ -104,17 +134,17 @@ class Changes:
             task.exception()  # whoever asked has been told, or has left
 
 
-async def _document(removed: Removed, dry_run: bool) -> AsyncGenerator[bytes, None]:
+async def _went(removed: Removed) -> AsyncGenerator[bytes, None]:
     """A Removal, batch by batch: it may name 100,000 files, and others want to be served meanwhile."""
-    separator = b'{"removed":['
+    separator = _BEGIN
     for start in range(0, len(removed.files), _BATCH):
         yield separator + files_json(removed.files[start : start + _BATCH])
         separator = b","
         await asyncio.sleep(0)
-    end = {
-        "count": len(removed.files),
-        "bytes": removed.bytes,
-        "directories": removed.directories,
-        "dry_run": dry_run,
-    }
-    yield (b"" if removed.files else separator) + b"]," + orjson.dumps(end)[1:]
+    end = _end(len(removed.files), removed.bytes, removed.directories, dry_run=False)
+    yield (b"" if removed.files else separator) + end
+
+
+def _end(count: int, size: int, directories: int, *, dry_run: bool) -> bytes:
+    end = {"count": count, "bytes": size, "directories": directories, "dry_run": dry_run}
+    return b"]," + orjson.dumps(end)[1:]
