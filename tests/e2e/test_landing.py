@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -268,11 +269,14 @@ def test_what_is_downloaded_works(
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, here: Here) -> Iterator[Browser]:
-    """One browser for all of these tests."""
+def running(here: Here) -> Iterator[Browser]:
+    """One browser for all of these tests, near the root: it has a local socket in its directory."""
     if program() is None:
         missing("chromium is missing")
-    with Browser(tmp_path_factory.mktemp("browser"), [pin(here.pair.certificate)]) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="near", dir="/tmp") as near,
+        Browser(Path(near), [pin(here.pair.certificate)]) as running,
+    ):
         yield running
 
 
