@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ def download(proxy: ProxyServer, upstream: Upstream, file: Distribution) -> Fetc
     return answer
 
 
+def keep(proxy: ProxyServer, upstream: Upstream, *files: Distribution) -> None:
+    """All downloaded, and their rows committed: a client has its file before that."""
+    for file in files:
+        download(proxy, upstream, file)
+    for file in files:
+        eventually(partial(cached, proxy, upstream, file), "it is kept")
+
+
 def cached(proxy: ProxyServer, upstream: Upstream, file: Distribution) -> bool:
     """Whether the file is served from the cache; it is fetched for it when not."""
     return download(proxy, upstream, file).hit
@@ -134,9 +143,7 @@ def test_remove_and_purge(make_place: Callable[..., Place], upstream: Upstream, 
     files = [blob(f"blob{number}", size=200_000, seed=number) for number in range(10)]
     upstream.index.add(*files)
     proxy.start()
-    for file in files:
-        download(proxy, upstream, file)
-    assert cached(proxy, upstream, files[0])
+    keep(proxy, upstream, *files)
     fill(disk, proxy, upstream)
 
     with asked_all_along(proxy, upstream, files[5]):
@@ -181,8 +188,7 @@ def test_a_start_on_a_full_disk(make_place: Callable[..., Place], upstream: Upst
     files = [blob(f"blob{number}", size=100_000, seed=number) for number in range(3)]
     upstream.index.add(*files)
     proxy.start()
-    for file in files[:2]:
-        download(proxy, upstream, file)
+    keep(proxy, upstream, *files[:2])
     fill(disk, proxy, upstream)
     assert proxy.terminate() == 0
     disk.fill()
@@ -202,8 +208,7 @@ def test_the_command_on_a_full_disk(make_place: Callable[..., Place], upstream: 
     files = [blob(f"blob{number}", size=100_000, seed=number) for number in range(3)]
     upstream.index.add(*files)
     proxy.start()
-    for file in files:
-        download(proxy, upstream, file)
+    keep(proxy, upstream, *files)
     fill(disk, proxy, upstream)
     assert proxy.terminate() == 0
     for arguments, left in ((["remove", "blob0"], 2), (["purge"], 0)):
@@ -224,7 +229,7 @@ def test_no_token_can_be_written(make_place: Callable[..., Place], upstream: Ups
     file = blob("blob", size=100_000)
     upstream.index.add(file)
     proxy.start()
-    download(proxy, upstream, file)
+    keep(proxy, upstream, file)
     assert proxy.terminate() == 0
     (proxy.cache / "admin.token").unlink()
     disk.fill()
