@@ -1,5 +1,6 @@
 # make serve   make the environment, install, serve PyPI with the cache built in (ARGS="--host 0.0.0.0")
 # make test    make the environment, install, pass every test (ARGS="tests/core -k range")
+# make conformance   the public HTTP cache suite (Node and npm are needed); writes docs/conformance.md
 # make bench   measure start, memory, cold and warm answers (ARGS="start cold")
 # make lint    ruff and mypy over the whole tree
 # make clean   remove the environment and what tools left behind
@@ -18,15 +19,21 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 export COVERAGE_FILE = $(abspath $(VENV))/coverage
 export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(VENV))/hypothesis
 
-.PHONY: serve test bench lint clean
+.PHONY: serve test conformance bench lint clean
 
 serve: $(VENV)/installed
 	exec $(BIN)/pip-cache-proxy serve $(ARGS)
 
+# Tests that need Node say so where there is none.
+NODE = $(shell command -v node >/dev/null && command -v npm >/dev/null && echo node)
+
 # The core decides everything and does no I/O: each of its branches is tested (the whole suite is run for that).
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test $(NODE:node=$(VENV)/installed-conformance)
 	$(BIN)/python -m pytest -o cache_dir=$(abspath $(VENV))/pytest \
 		$(if $(ARGS),$(ARGS),$(PARALLEL) --cov=proxy.core --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100)
+
+conformance: $(VENV)/installed-test $(VENV)/installed-conformance
+	$(BIN)/python -m tests.conformance
 
 # Figures, not tests: what they are worth depends on the machine and on what else it does.
 bench: $(VENV)/installed-test
@@ -48,6 +55,14 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-lint: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[test,lint]'
 	@touch $@
+
+# npm writes into the environment only: no lock file, no cache or logs in a home. Where it cannot be had the tests say so.
+$(VENV)/installed-conformance: tests/conformance/package.json | $(BIN)/python
+	@mkdir -p $(VENV)/http-cache-tests
+	@cp $< $(VENV)/http-cache-tests/package.json
+	@if cd $(VENV)/http-cache-tests && npm_config_cache="$$PWD/.npm" npm install --loglevel=error --ignore-scripts \
+		--no-package-lock --no-audit --no-fund --no-update-notifier; then touch $(abspath $@); else test -z "$$CI"; fi
+	@rm -rf $(VENV)/http-cache-tests/.npm
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=...") if sys.version_info < (3, 11) else 0'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 
@@ -31,12 +31,20 @@ class Stream(Protocol):
         """Give the open file back; the answer is over, however it ended."""
 
 
+class Closing(AsyncIterable[bytes], Protocol):
+    """Pieces of a body, and an end to them at any time."""
+
+    async def aclose(self) -> None:
+        """There are no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A body that is made while it is sent: nobody knows its length, and what it raises cuts the connection."""
+    """A body that is made, or passed on, while it is sent; what it raises cuts the connection. Whoever sends it closes
+    ``rest``, also one that was never begun."""
 
     first: bytes
-    rest: AsyncGenerator[bytes, None]
+    rest: Closing
 
     @classmethod
     async def begun(cls, pieces: AsyncGenerator[bytes, None]) -> Self:
@@ -45,11 +53,20 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """The body of a client's request, read as it is sent on; ``length`` in bytes, None when it comes in chunks. What
+    breaks it while it is read raises ProxyError."""
+
+    chunks: AsyncIterator[bytes]
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A response in our words. ``stop`` is exclusive and None while the body's length is unknown.
 
     ``headers`` lacks Content-Length and Cache-Status: the first follows from ``start`` and ``stop``, the
-    second from ``cache_status``.
+    second from ``cache_status``. ``raw``: its head is that of another server, and goes out as it is.
     """
 
     status: int
@@ -59,6 +76,7 @@ class Answer:
     start: int = 0
     stop: int | None = None
     upstream_seconds: float = 0.0
+    raw: bool = False
 
     def close(self) -> None:
         """Release what the body holds open; a flow ends where it is sent."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +16,7 @@ from aiohttp import http_parser
 
 from proxy import admintoken, log
 from proxy.address import Address, address_for, published, withdraw
-from proxy.breaker import Patience
-from proxy.calls import Site
 from proxy.config import Settings
-from proxy.connections import Budget
-from proxy.core.messages import Rules
 from proxy.explanations import Explanations
 from proxy.extraction import Extraction
 from proxy.files import FileLimits, Files
@@ -31,9 +29,12 @@ from proxy.lists import Lists
 from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
 from proxy.metadata import Metadata
+from proxy.mountrequests import MountLimits
+from proxy.mounts import Mounts
 from proxy.pages import Pages
 from proxy.refreshes import Refreshes
-from proxy.sections import Index
+from proxy.rules import mounts_of, rules_of
+from proxy.sites import upstream_of
 from proxy.startline import announce
 from proxy.store import Store
 from proxy.tls import BadPair, Certificate, reload
@@ -47,16 +48,20 @@ from proxy.web.explain import Explainer
 from proxy.web.forwarded import UNIX, Front
 from proxy.web.health import health
 from proxy.web.landing import landing
+from proxy.web.listener import IN_ALL, PER_ADDRESS, Listener
 from proxy.web.looks import Looks
 from proxy.web.metrics import Metrics, scraped
-from proxy.web.routes import IN_ALL, PER_ADDRESS, Door, Listener, Route
-from proxy.web.translate import Sender
+from proxy.web.routes import Door, Route
+from proxy.web.sending import Sender
 from proxy.web.vitals import Bounds, Crowded, Vitals
 
 _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
 _FIELD_MAX = 8192
 _THREADS = 32
+_TURN = 0.0005
+"""Seconds of the interpreter that a thread may keep from others who wait: a request has many short turns, and while a
+list, a page or an archive is worked on it would wait 5 ms, Python's default, for each."""
 _AFTER_CUT = 1.0
 """Seconds for handlers to notice that their connection is gone."""
 
@@ -67,6 +72,7 @@ def run(settings: Settings) -> int:
     # The pure Python parser is the lenient one, and the one nobody fuzzes.
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise OSError("aiohttp lacks its C parser on this platform: install a wheel of aiohttp")
+    sys.setswitchinterval(_TURN)
     asyncio.run(serve(settings))
     return 0
 
@@ -82,7 +88,7 @@ async def serve(settings: Settings) -> None:
     certificate = _certificate(settings)
     loop.add_signal_handler(signal.SIGHUP, reload, certificate)
     async with AsyncExitStack() as rooms:
-        metrics = Metrics(index.name for index in settings.index)
+        metrics = Metrics([*(index.name for index in settings.index), *(mount.name for mount in settings.mount)])
         store, gateway, upstream = await _rooms(settings, rooms, metrics)
         withdraw(settings.cache.dir)
         operations: dict[str, Route] = {
@@ -100,6 +106,7 @@ async def serve(settings: Settings) -> None:
             hosts=frozenset(settings.server.allowed_hosts),
             front=_front(settings),
             observers=(log.access_log(), metrics.observe),
+            mounts=frozenset(mount.name for mount in settings.mount),
         )
         listener = _listener(settings, door)
         rooms.push_async_callback(listener.shutdown, _AFTER_CUT)
@@ -112,6 +119,7 @@ async def serve(settings: Settings) -> None:
         await sockets.serve(listener, context, crowd, silence=limits.keepalive_timeout, stall=limits.write_stall)
         with published(settings.cache.dir, _address(settings, sockets)):
             announce(settings, sockets)
+            gc.freeze()  # What is here now stays: looking through all of it would hold everybody up, again and again.
             await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
         sockets.close()
@@ -144,6 +152,7 @@ def _admin(
             indexes=frozenset(index.name for index in settings.index),
             default=settings.index[0].name,
             hosts=frozenset(settings.server.allowed_hosts),
+            mounts=frozenset(mount.name for mount in settings.mount),
         ),
         min_free=settings.cache.min_free,
         served=lambda: (metrics.hits, metrics.misses),
@@ -176,11 +185,12 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack, metrics: Metrics) ->
         cache.dir,
         max_size=cache.max_size,
         responses_max_size=cache.responses_max_size,
+        mounts_max_size=cache.mounts_max_size,
         min_free=cache.min_free,
         ballast=cache.ballast,
     )
     rooms.push_async_callback(store.close)
-    upstream = _upstream(settings, metrics)
+    upstream = upstream_of(settings, (metrics.observe_upstream,))
     rooms.push_async_callback(upstream.close)
     fills = Fills(store, upstream, waiters=limits.waiters)
     sites = {index.name: index.url for index in settings.index}
@@ -200,10 +210,12 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack, metrics: Metrics) ->
     files = Files(listings, fills, store, upstream, rules=rules, limits=file_limits, clock=clock)
     extraction = Extraction(files, listings, fills, fetch_max=limits.range_fill_max, clock=clock)
     metadata = Metadata(extraction, listings, store, waiters=limits.waiters)
+    mount_limits = MountLimits(limits.waiters, limits.unknown_file_max)
+    mounts = Mounts(mounts_of(settings), fills, store, upstream, limits=mount_limits, clock=clock)
     refreshes = Refreshes(lookups, pages, indexes=list(sites), rules=rules, limits=page_limits)
-    all_of_them = Rooms(store, upstream, manifests, lookups, pages, json_api, bodies, lists, fills, files)
+    all_of_them = Rooms(store, upstream, manifests, lookups, pages, json_api, bodies, lists, fills, files, mounts)
     explanations = Explanations(all_of_them, rules=rules, fetch_max=limits.range_fill_max, clock=clock)
-    gateway = Gateway(lookups, pages, json_api, lists, files, metadata, fills, refreshes, explanations, store)
+    gateway = Gateway(lookups, pages, json_api, lists, files, metadata, mounts, fills, refreshes, explanations, store)
     rooms.push_async_callback(gateway.close)
     return store, gateway, upstream
 
@@ -223,50 +235,6 @@ def _certificate(settings: Settings) -> Certificate | None:
     except BadPair as error:
         # It was fine when the settings were read, a moment ago.
         raise OSError(f"server.{error.key}: {error.because}") from None
-
-
-def rules_of(settings: Settings) -> Rules:
-    """The part of the settings that decisions need."""
-    freshness = settings.freshness
-    return Rules(
-        default_ttl=freshness.default_ttl,
-        max_ttl=freshness.max_ttl,
-        negative_ttl=freshness.negative_ttl,
-        stale_if_error=freshness.stale_if_error,
-        stale_while_revalidate=freshness.stale_while_revalidate,
-        stale_after=freshness.stale_after,
-        reload=freshness.reload,
-        min_reload_interval=freshness.min_reload_interval,
-        offline=freshness.offline,
-    )
-
-
-def _upstream(settings: Settings, metrics: Metrics) -> Upstream:
-    limits = settings.limits
-    sites = [_site(index) for index in settings.index]
-
-    def budget(total: float | None) -> Budget:
-        return Budget(
-            connect=limits.connect_timeout,
-            idle=limits.idle_timeout,
-            total=total,
-            pool=limits.upstream_connections,
-            pool_per_host=limits.upstream_connections_per_host,
-        )
-
-    patience = Patience(limits.breaker_failures, limits.breaker_window, limits.probe_interval, limits.rest_max)
-    return Upstream(
-        sites,
-        pages=budget(limits.page_timeout),
-        files=budget(None),
-        patience=patience,
-        observers=(metrics.observe_upstream,),
-    )
-
-
-def _site(index: Index) -> Site:
-    missing = frozenset(index.missing_status) - {404, 410}
-    return Site(index.name, index.url, index.private, index.proxy, index.ca_file, missing, index.credentials())
 
 
 def _listener(settings: Settings, door: Door) -> Listener:

@@ -55,7 +55,8 @@ Examples:
   pip-cache-proxy cache info --format json          limits, hits and misses, too
 """,
     "list": """\
-  List wheels and sdists with their sizes; --kind response lists pages and other answers.
+  List wheels and sdists with their sizes; --kind response lists pages and other answers,
+  --kind mount what mounts answered.
 
 Examples:
   pip-cache-proxy cache list
@@ -66,8 +67,8 @@ Examples:
   pip-cache-proxy cache list --format json          with hashes, URLs and times
 """,
     "remove": """\
-  Remove wheels and sdists that match; exactly "*" removes the pages, too. The next install fetches
-  them again. Downloads that are under way end well.
+  Remove wheels and sdists that match; exactly "*" removes everything else, too. The next install
+  fetches it again. Downloads that are under way end well.
 
 Examples:
   pip-cache-proxy cache remove requests
@@ -76,7 +77,7 @@ Examples:
   pip-cache-proxy cache remove numpy --version 2.0.0 --kind wheel
 """,
     "purge": """\
-  Remove everything: wheels, sdists, pages and other answers. Downloads that are under way end well.
+  Remove everything: wheels, sdists, pages, what mounts answered. Downloads that are under way end well.
 
 Examples:
   pip-cache-proxy cache purge --dry-run
@@ -104,16 +105,16 @@ _OPTIONS: tuple[tuple[tuple[str, ...], Sequence[str], dict[str, Any]], ...] = (
             "help": "Select the output format among: human (default), abspath or json",
         },
     ),
-    (("--index",), _SOME, {"metavar": "NAME", "help": "Only what came from the index of this name."}),
+    (("--index",), _SOME, {"metavar": "NAME", "help": "Only what came from the index, or the mount, of this name."}),
     (("--project",), _SOME, {"metavar": "NAME", "help": "Only what belongs to this project, however it is spelt."}),
     (("--version",), _SOME, {"metavar": "VERSION", "help": "Only this version (1.0 is 1.0.0)."}),
     (
         ("--kind",),
         _SOME,
         {
-            "choices": ("wheel", "sdist", "response"),
+            "choices": ("wheel", "sdist", "response", "mount"),
             "action": "append",
-            "help": "Only wheels, sdists or responses (pages, metadata); may be repeated.",
+            "help": "Only wheels, sdists, responses (pages, metadata) or what mounts answered; may be repeated.",
         },
     ),
     (("--dry-run",), CHANGES, {"action": "store_true", "help": "Remove nothing, say what would go."}),

@@ -216,11 +216,16 @@ def describe(settings: Settings) -> list[str]:
         private = ", private networks allowed" if index.private else ""
         more = f"{through}{private}{_credentials(index)}{_missing(index)}"
         lines.append(f"index      {index.name}{by_name}: {index.url}{more}")
+    for mount in settings.mount:
+        life = f"fresh for {show_duration(mount.default_ttl)} where it does not say"
+        passed = ", credentials are passed on" if mount.pass_credentials else ""
+        lines.append(f"mount      {mount.name} at /raw/{mount.name}/: {mount.url}, {life}{passed}")
     if freshness.offline:
         lines.append("offline    only what is cached is served")
     lines += [
         f"cache      {cache.dir} ({_state(cache.dir)})",
-        f"keeps      {show_size(cache.max_size)} of files, {show_size(cache.responses_max_size)} of pages; "
+        f"keeps      {show_size(cache.max_size)} of files, {show_size(cache.responses_max_size)} of pages, "
+        f"{show_size(cache.mounts_max_size)} of mounts; "
         f"leaves {show_size(cache.min_free)} of the disk free, holds {show_size(cache.ballast)} back for a full one",
         f"pages      fresh for {show_duration(freshness.default_ttl)} where upstream does not say, "
         f"at most {show_duration(freshness.max_ttl)}; "

@@ -15,15 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy import spelling
-from proxy.sections import FROM_ENVIRONMENT, About, Admin, Cache, Freshness, Index, Limits, Log, Section, Server
+from proxy.sections import FROM_ENVIRONMENT, About, Admin, Cache, Freshness, Index, Limits, Log, Mount, Section, Server
 
 PREFIX = "PIPCACHEPROXY_"
 DELIMITER = "__"
+_LISTS = frozenset({"index", "mount"})
 _SECRET = re.compile(rf"{PREFIX}INDEX_([A-Z0-9][A-Z0-9_]*)_(USERNAME|PASSWORD|TOKEN)")
 _ENDPOINT = re.compile(r'^PYPI_SIMPLE_ENDPOINT(?:: *[\w.]+)? *= *"(https://[^"]+)"$', re.MULTILINE)
 
@@ -42,6 +43,16 @@ def _indexes(configured: tuple[Index, ...]) -> tuple[Index, ...]:
     if len({index.name for index in configured}) < len(configured):
         raise ValueError("expected a different name for every index")
     return configured or _pypi()
+
+
+def _mounts(configured: tuple[Mount, ...], settings: ValidationInfo) -> tuple[Mount, ...]:
+    """One namespace with the indexes: a name says whose connections, whose failures and whose entries are meant."""
+    taken = {index.name for index in settings.data.get("index", ())}
+    for mount in configured:
+        if mount.name in taken:
+            raise ValueError(f'"{mount.name}" is the name of another mount or an index, too: expected one of its own')
+        taken.add(mount.name)
+    return configured
 
 
 def _pypi() -> tuple[Index, ...]:
@@ -79,6 +90,7 @@ class Settings(BaseSettings):
     index: Annotated[tuple[Index, ...], BeforeValidator(spelling.parse_list), AfterValidator(_indexes)] = Field(
         default=(), validate_default=True
     )
+    mount: Annotated[tuple[Mount, ...], BeforeValidator(spelling.parse_list), AfterValidator(_mounts)] = ()
     admin: Admin = Field(default_factory=Admin)
     limits: Limits = Field(default_factory=Limits)
     log: Log = Field(default_factory=Log)
@@ -101,6 +113,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "cache": Cache,
     "freshness": Freshness,
     "index": Index,
+    "mount": Mount,
     "admin": Admin,
     "limits": Limits,
     "log": Log,
@@ -149,9 +162,9 @@ def _read_environment() -> tuple[Values, Mapping[str, str]]:
             secrets[name] = os.environ[name]
             continue
         section, _, key = name.lower().removeprefix(PREFIX.lower()).partition(DELIMITER)
-        # An index is one table of many: its keys have no variables, the list as a whole has one.
-        if section not in SECTIONS or bool(key) is (section == "index"):
-            known = f"{PREFIX}<SECTION>{DELIMITER}<KEY>, {PREFIX}INDEX with a list in JSON"
+        # An index is one table of many: its keys have no variables, the list as a whole has one. So is a mount.
+        if section not in SECTIONS or bool(key) is (section in _LISTS):
+            known = f"{PREFIX}<SECTION>{DELIMITER}<KEY>, {PREFIX}INDEX and {PREFIX}MOUNT with a list in JSON"
             secret = f"{PREFIX}INDEX_<NAME>_USERNAME, _PASSWORD and _TOKEN"
             raise SettingError(name, f"unknown variable; there are {known}, and {secret}")
     return EnvSettingsSource(Settings)(), secrets
@@ -237,7 +250,7 @@ def _expected(error: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type" | "dict_type":
             return "expected a table"
         case "tuple_type":
-            return "expected a list of tables ([[index]])" if place == ("index",) else "expected a list"
+            return f"expected a list of tables ([[{place[0]}]])" if place[0] in _LISTS else "expected a list"
         case "bool_type" | "bool_parsing":
             return "expected true or false"
         case "string_type" | "path_type":

@@ -1,6 +1,6 @@
 """The cache directory itself: made, checked, owned by one process.
 
-<directory>/    0700     lock  VERSION  incoming/  responses/  wheels/
+<directory>/    0700     lock  VERSION  incoming/  mounts/  responses/  wheels/
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Literal
 from proxy.errors import OwnedElsewhere, StoreFailed
 
 VERSION = 1
-RoomName = Literal["responses", "wheels"]
-ROOMS: tuple[RoomName, ...] = ("responses", "wheels")
+RoomName = Literal["mounts", "responses", "wheels"]
+ROOMS: tuple[RoomName, ...] = ("mounts", "responses", "wheels")
+"""In the order of lists: a cursor compares their names."""
 
 # What may lie in a directory that has no VERSION yet: what a start that was cut short leaves behind, and what
 # a fresh filesystem holds. Anything else is somebody's own folder, and the sweep would empty parts of it.

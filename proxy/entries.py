@@ -41,16 +41,20 @@ def load_entry(data: bytes) -> Entry:
     return Entry(key, tag, url, head, body, size, sha256, verified)
 
 
-def facts_of(data: bytes) -> tuple[str, str, str]:
-    """Key, URL and sha256 of what `dump_entry` wrote, without reading all of it. Raises ValueError."""
+def facts_of(data: bytes, key: bytes) -> tuple[str, str]:
+    """URL and sha256 of what `dump_entry` wrote, if it is of that key, without reading all of it. Raises ValueError."""
     # ["entry/1","<key>","<tag>","<url>","<body>",<size>,"<sha256>",...
     words = data.split(b'"', 12)
     if len(words) == 13 and data.startswith(MARK) and data.find(b"\\", 0, -len(words[12])) < 0:
-        return words[3].decode(), words[7].decode(), words[11].decode()
-    _, key, _, url, _, _, sha256, *_ = _fields(data)
-    if not (isinstance(key, str) and isinstance(url, str) and isinstance(sha256, str)):
-        raise ValueError("an entry's names are text")
-    return key, url, sha256
+        own, url, sha256 = words[3], words[7].decode(), words[11].decode()
+    else:
+        _, name, _, url, _, _, sha256, *_ = _fields(data)
+        if not (isinstance(name, str) and isinstance(url, str) and isinstance(sha256, str)):
+            raise ValueError("an entry's names are text")
+        own = name.encode()
+    if own != key:
+        raise ValueError("another key's entry")
+    return url, sha256
 
 
 def _fields(data: bytes) -> list[Any]:

@@ -12,7 +12,7 @@ class Event:
     ``seconds`` runs from the parsed request to the last byte, ``upstream_seconds`` is the part spent waiting
     for an upstream; ``upstream_status`` is what that answered, None when it was not asked, did not answer, or its
     body is still on its way; ``aborted`` is true when the connection ended before the body did; ``kind`` is what was
-    asked for: page, list, file, metadata, json, operation, admin or other."""
+    asked for: page, list, file, metadata, json, raw, operation, admin or other."""
 
     method: str
     path: str

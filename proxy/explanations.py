@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from dataclasses import replace
+from typing import assert_never
 
 from proxy.answer import Answer, moved
 from proxy.core import decide
@@ -18,91 +18,25 @@ from proxy.core.lifetime import SERIAL
 from proxy.core.messages import (
     Entry,
     FileTarget,
-    Headers,
     JsonTarget,
     ListTarget,
     Moved,
     NotHere,
     PageTarget,
+    RawTarget,
     Request,
     Rules,
 )
 from proxy.errors import ProxyError, Refused
+from proxy.foretold import Decision, Explanation, ListedFile, Stored
+from proxy.mounts import alone
 from proxy.plan import strongest
 from proxy.unasked import Rooms, Unasked, Wish
 from proxy.wanted import Wanted, room_of
 
-Kind = Literal["page", "list", "file", "metadata", "json", "moved", "nothing", "operation"]
-Decision = Literal["serve", "fetch", "revalidate", "relay", "look", "refuse", "moved", "operation"]
-"""``look``: a page is asked for first, which may list the file. ``relay``: what comes is passed on and not kept."""
-
 _UNLISTED = "no page that is known lists that file"
 _DOUBTED = "the last body of that file was wrong, so its page is looked at first"
 _SHOWN = frozenset({"age", "cache-control", "content-type", "date", "etag", "expires", "last-modified", "vary", SERIAL})
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What is kept of the upstream's answer. Times are seconds since the epoch; ``age``, ``lifetime`` and ``ttl`` (what
-    is left; negative once stale) are seconds, the last two None where they are endless. ``body`` is a page's version,
-    or a path below the cache directory; ``url`` has no query."""
-
-    key: str
-    url: str
-    status: int
-    size: int
-    sha256: str
-    verified: bool
-    received_at: float
-    age: int
-    lifetime: int | None
-    ttl: int | None
-    fresh: bool
-    etag: str | None
-    last_modified: str | None
-    serial: str | None
-    body: str
-    headers: Headers
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """What a page says of a file: the project whose page it is, the strongest hash as ``sha256=...`` (None: the page
-    gives none, the first complete copy is pinned), and the size in bytes if it tells."""
-
-    project: str
-    pin: str | None
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The answer to one request, foretold.
-
-    ``status`` and ``outcome`` (the word of the log) are None for an operation, and where they depend on what an
-    upstream says: ``asks_upstream`` then is true, ``upstream_url`` is what it is asked for, without its query.
-    ``falls_back``: should that fail, what is stored is served. ``refresh_behind``: the upstream is asked, and nobody
-    waits for it. ``under_way``: somebody asks for the same at this moment. ``headers``: what the answer carries, as far
-    as it is known. ``stored`` is what speaks for the path, a remembered 404 too; ``listed`` is for files and metadata.
-    """
-
-    method: str
-    path: str
-    kind: Kind
-    decision: Decision
-    because: str
-    index: str | None = None
-    project: str | None = None
-    outcome: str | None = None
-    status: int | None = None
-    asks_upstream: bool = False
-    upstream_url: str | None = None
-    falls_back: bool = False
-    refresh_behind: bool = False
-    under_way: bool = False
-    headers: Headers = ()
-    listed: ListedFile | None = None
-    stored: Stored | None = None
 
 
 class Explanations:
@@ -132,6 +66,8 @@ class Explanations:
                 case FileTarget(index) as target:
                     plain = replace(plain, kind="metadata" if target.metadata else "file", index=index)
                     return await self._file(rooms, request, target, plain)
+                case RawTarget(mount) as target:
+                    return await self._raw(rooms, request, target, replace(plain, kind="raw", index=mount))
                 case Moved(location):
                     return replace(_told(replace(plain, kind="moved"), moved(location)), decision="moved")
                 case NotHere(because):
@@ -165,6 +101,14 @@ class Explanations:
             return refused(plain, refusal)
         plain = self._with(plain, entry, rooms.json_api.rules)
         return await _decided(rooms, plain, before, rooms.json_api.answer(request, target))
+
+    async def _raw(self, rooms: Unasked, request: Request, target: RawTarget, plain: Explanation) -> Explanation:
+        entry, before = await rooms.mounts.before(request, target)
+        plain = self._with(plain, entry, rooms.mounts.rules_of(target))
+        if isinstance(before, decide.Fetch | decide.Revalidate) and alone(request, before):
+            before = decide.Pass(before.because)
+        told = await _decided(rooms, plain, before, rooms.mounts.answer(request, target))
+        return replace(told, under_way=told.asks_upstream and self._rooms.mounts.looks_at(target))
 
     async def _file(self, rooms: Unasked, request: Request, target: FileTarget, plain: Explanation) -> Explanation:
         answer = rooms.metadata.answer if target.metadata else rooms.files.answer
@@ -251,18 +195,27 @@ async def _decided(rooms: Unasked, plain: Explanation, before: decide.Before, an
     wish = rooms.wishes.first
     match before:
         case decide.Serve():
-            # A remembered 404 is served, too. Lists begin what goes on behind a moment later.
-            behind = before.refresh_behind and (wish is not None or plain.kind == "list")
+            # A remembered 404 is served, too. Lists and mounts begin what goes on behind a moment later.
+            behind = before.refresh_behind and (wish is not None or plain.kind in ("list", "raw"))
             return replace(plain, decision="serve", refresh_behind=behind)
         case decide.Refuse():
             return plain
         case decide.Fetch() | decide.Revalidate() | decide.Pass():
             if wish is None:
                 return plain
-            decision: Decision = "revalidate" if isinstance(before, decide.Revalidate) else "fetch"
-            return _asking(plain, wish, decision, before.because)
+            return _asking(plain, wish, _decision(before), before.because)
         case _:
             assert_never(before)
+
+
+def _decision(before: decide.Fetch | decide.Revalidate | decide.Pass) -> Decision:
+    match before:
+        case decide.Revalidate():
+            return "revalidate"
+        case decide.Pass():
+            return "relay"
+        case _:
+            return "fetch"
 
 
 def _asking(plain: Explanation, wish: Wish, decision: Decision, because: str) -> Explanation:

@@ -14,6 +14,9 @@ moment later, so its mark is one from before that removal:
 
     loop:    raised     mark   read a head ... 304     write that head
     thread:                                       scan                 refused, or: a head without its body
+
+What an unsafe method changed goes in the same way (RFC 9111 §4.4), one URL of a mount at a time. Of these there may be
+many, so they have a memory of their own, which is looked into by that URL.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from proxy.core.mounted import rest_of
 from proxy.core.patterns import Kind, Selection, kind_of
 from proxy.core.urls import METADATA_SUFFIX, file_name
 from proxy.directory import RoomName
@@ -31,20 +35,26 @@ from proxy.room import Room
 T = TypeVar("T")
 
 Named = tuple[Kind, str, str, str | None]
-"""What ``Selection.covers`` is asked about: kind, index, project, and the file's name or None."""
+"""What ``Selection.covers`` is asked about: kind, index, project, and the file's name or None; of a mount its
+``rest``, which makes it one URL."""
 
 _REMEMBERED = 1000
+_REMEMBERED_URLS = 10_000
 
 
 class Fence:
-    """The removals of late. ``mark`` and ``raised`` belong to the event loop, ``hides`` may be asked from any thread:
-    what it reads is one tuple, replaced as a whole."""
+    """The removals of late. ``mark``, ``raised`` and ``invalidating`` belong to the event loop, ``hides`` may be asked
+    from any thread: a tuple that it reads is replaced as a whole, and what is forgotten is doubted first."""
 
     def __init__(self) -> None:
         self._last = 0
         self._under_way: set[int] = set()
-        # Numbered without a gap. Of what was forgotten nothing is known, so it counts as if it covered everything.
+        # Of what was forgotten, up to those numbers, nothing is known, so it counts as if it covered everything.
         self._past: tuple[tuple[int, Selection], ...] = ()
+        self._doubted = 0
+        # By their hashes: two URLs that share one are invalidated together, which harms nobody.
+        self._urls: dict[int, int] = {}
+        self._urls_doubted = 0
 
     def mark(self) -> int:
         """Now, counted in removals that have ended."""
@@ -53,21 +63,44 @@ class Fence:
     @contextmanager
     def raised(self, selection: Selection) -> Iterator[None]:
         """Around a removal, from before its first look at the rows until its last row is gone."""
+        with self._numbered() as number:
+            past = (*self._past, (number, selection))
+            if len(past) > _REMEMBERED:
+                self._doubted = past[-_REMEMBERED - 1][0]
+            self._past = past[-_REMEMBERED:]
+            yield
+
+    @contextmanager
+    def invalidating(self, mount: str, rest: str) -> Iterator[None]:
+        """The same around dropping one URL of a mount."""
+        with self._numbered() as number:
+            url = hash((mount, rest))
+            self._urls.pop(url, None)
+            self._urls[url] = number
+            if len(self._urls) > _REMEMBERED_URLS:
+                oldest = next(iter(self._urls))
+                self._urls_doubted = self._urls[oldest]
+                del self._urls[oldest]
+            yield
+
+    @contextmanager
+    def _numbered(self) -> Iterator[int]:
         self._last = number = self._last + 1
         self._under_way.add(number)
-        self._past = (*self._past, (number, selection))[-_REMEMBERED:]
         try:
-            yield
+            yield number
         finally:
             self._under_way.discard(number)
 
     def hides(self, since: int, kind: Kind, index: str, project: str, filename: str | None) -> bool:
         """Whether such a thing was removed after that mark, or may have been."""
+        if kind == "mount" and since < (self._urls.get(hash((index, filename))) or self._urls_doubted):
+            return True
         past = self._past
         if not past or since >= past[-1][0]:
             return False
-        skipped = since + 1 - past[0][0]
-        return skipped < 0 or any(each.covers(kind, index, project, filename) for _, each in past[skipped:])
+        late = (each for number, each in past if number > since)
+        return since < self._doubted or any(each.covers(kind, index, project, filename) for each in late)
 
     def check(self, since: int | None, named: Named) -> None:
         """Raise Forgotten when that was removed after the mark; None is not checked."""
@@ -95,6 +128,8 @@ def name_of(room: RoomName, key: str, tag: str, filename: str) -> Named:
     """What a row of that room is called; ``filename`` is the path, or the last part of the path, of its body, "" for
     a row without one. Of a response only core metadata has a name: that of its file with ``.metadata`` behind."""
     index, _, project = tag.partition("/")
+    if room == "mounts":
+        return "mount", index, project, rest_of(key)
     if room == "wheels":
         name = filename.rpartition("/")[2]
         return kind_of(name), index, project, name

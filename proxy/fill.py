@@ -181,7 +181,7 @@ class Fill:
 
     async def _open_spool(self, size: int | None) -> None:
         """A spool in the cache; or, when the cache has no room or no working disk, one that is thrown away."""
-        if self.plan.keep is not None and self._store.has_room(size or 0):
+        if self.plan.keep is not None and self._store.has_room(size or 0, self.plan.room):
             try:
                 self._spool = await self._store.spool()
             except StoreFailed:

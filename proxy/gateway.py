@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
-from typing import assert_never
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TypeVar, assert_never
 
-from proxy.answer import Answer, moved
-from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Request
+from proxy.answer import Answer, Upload, moved
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, RawTarget, Request
 from proxy.core.patterns import Selection
 from proxy.errors import Refused, UpstreamFailed
-from proxy.explanations import Explanation, Explanations
+from proxy.explanations import Explanations
 from proxy.files import Files
 from proxy.fills import Fills
 from proxy.flights import Waiting
-from proxy.inventory import Listed
+from proxy.foretold import Explanation
 from proxy.jsonapi import JsonApi
 from proxy.kept import Removed
+from proxy.listed import Listed
 from proxy.lists import Lists
 from proxy.lookups import Lookups
 from proxy.metadata import Metadata
+from proxy.mounts import Mounts
 from proxy.pages import Pages
 from proxy.refreshes import Refreshed, Refreshes
 from proxy.store import Store
+
+T = TypeVar("T")
 
 
 class Gateway:
@@ -36,6 +40,7 @@ class Gateway:
         lists: Lists,
         files: Files,
         metadata: Metadata,
+        mounts: Mounts,
         fills: Fills,
         refreshes: Refreshes,
         explanations: Explanations,
@@ -47,22 +52,23 @@ class Gateway:
         self._lists = lists
         self._files = files
         self._metadata = metadata
+        self._mounts = mounts
         self._fills = fills
         self._refreshes = refreshes
         self._explanations = explanations
         self._store = store
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer to one request; the caller sends it and closes it."""
+    async def answer(self, request: Request, upload: Upload | None = None) -> Answer:
+        """The answer to one request; the caller sends it and closes it. Only mounts look at an upload."""
         began = time.monotonic()
         try:
-            return await self._answer(request)
+            return await self._answer(request, upload)
         except UpstreamFailed as failed:
             # All but a moment of it: nothing else takes long.
             failed.upstream_seconds = time.monotonic() - began
             raise
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request, upload: Upload | None) -> Answer:
         match request.target:
             case PageTarget() as target:
                 return await self._pages.answer(request, target)
@@ -74,6 +80,8 @@ class Gateway:
                 return await self._json_api.answer(request, target)
             case ListTarget() as target:
                 return await self._lists.answer(request, target)
+            case RawTarget() as target:
+                return await self._mounts.answer(request, target, upload)
             case Moved(location):
                 return moved(location)
             case NotHere(because):
@@ -88,6 +96,7 @@ class Gateway:
             "page": self._lookups.waiting,
             "json": self._json_api.waiting,
             "metadata": self._metadata.waiting,
+            "raw": self._mounts.waiting,
         }
 
     async def explain(self, request: Request) -> Explanation:
@@ -98,9 +107,9 @@ class Gateway:
         """Look at a project's page now (see ``Refreshes``); without an index at that of the default one."""
         return await self._refreshes.refresh(index, project)
 
-    def kept(self, selection: Selection) -> AsyncGenerator[list[Listed], None]:
-        """What is kept of a selection, batch by batch. Raises StoreFailed."""
-        return self._store.inventory.walk(selection)
+    def kept(self, selection: Selection, write: Callable[[Listed], T]) -> AsyncGenerator[T, None]:
+        """What is kept of a selection, batch by batch, as it is written on another thread. Raises StoreFailed."""
+        return self._store.inventory.written(selection, None, write)
 
     async def remove(self, selection: Selection) -> Removed:
         """Remove what is kept of a selection, and what is remembered. Whoever is being served is served to the end;
@@ -114,7 +123,7 @@ class Gateway:
             self._forget(selection)
 
     def _forget(self, selection: Selection) -> None:
-        for room in (self._lookups, self._pages, self._json_api, self._fills, self._refreshes):
+        for room in (self._lookups, self._pages, self._json_api, self._mounts, self._fills, self._refreshes):
             room.forget(selection)
 
     async def close(self) -> None:
@@ -125,5 +134,6 @@ class Gateway:
         await self._json_api.close()
         await self._lists.close()
         await self._metadata.close()
+        await self._mounts.close()
         await self._files.close()
         await self._fills.close()

@@ -8,33 +8,30 @@ are asked for, of tags and row ids: so it goes on wherever it stopped, and what 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
-from proxy.core.patterns import EVERYTHING, FILES, RESPONSES, Selection, version_of
-from proxy.core.urls import without_query
+from proxy.core.patterns import EVERYTHING, Selection
 from proxy.directory import ROOMS, RoomName
-from proxy.disk import Foreign, unseal
-from proxy.entries import facts_of
-from proxy.fence import Fence, Named, name_of
+from proxy.fence import Fence
 from proxy.kept import Cursor, Kept, Removed, Sum, Sums
+from proxy.listed import KINDS, Listed, Used, is_everything, selected, told
 from proxy.room import STEP
 from proxy.rows import Rows
-from proxy.stock import FIRST, Place, Seen, begin_anew, indexes, rows_after, rows_behind, take
+from proxy.stock import FIRST, Place, Seen, begin_anew, indexes, place_of, rows_after, rows_behind, take, text_of
 from proxy.workers import Workers
 
+T = TypeVar("T")
+
 BATCH = 500
-"""Rows of one look: some 4 ms of the store's thread, and then 8 ms of another."""
-Listed = tuple[Kept, Cursor]
-Used = tuple[Mapping[str, float], Mapping[str, float]]
+"""Rows of one look: some 2 ms of the store's thread, and then 4 ms of another, JSON and all."""
 Span = tuple[bytes, bytes]
 """Tags from the first on, below the second."""
-# The year 10000, which no calendar here has.
-_FAR = 253_402_300_800.0
 
 
 class Inventory:
-    """The rows of both rooms. Every coroutine raises StoreFailed, nothing else.
+    """The rows of all rooms. Every coroutine raises StoreFailed, nothing else.
 
     A row that we did not write, or that was damaged since, is there with what can still be told of it. Only one whose
     tag is no text is in no list: it goes with everything, or with the next sweep. ``removed`` is what was, so far.
@@ -50,27 +47,43 @@ class Inventory:
         """What is kept now; costs nothing."""
         files, wheels = self._workers.rooms["wheels"].sums
         responses, _ = self._workers.rooms["responses"].sums
+        mounts, _ = self._workers.rooms["mounts"].sums
         sdists = Sum(max(0, files.count - wheels.count), max(0, files.bytes - wheels.bytes))
-        return Sums(wheels, sdists, responses)
+        return Sums(wheels, sdists, responses, mounts)
 
-    async def walk(
+    def walk(
         self, selection: Selection, after: Cursor | None = None, *, batch: int = BATCH
-    ) -> AsyncGenerator[list[Listed], None]:
-        """All that is selected behind ``after``, each with the cursor behind it; ``batch`` rows are looked at at once,
-        so no list is longer."""
+    ) -> AsyncGenerator[Listed, None]:
+        """All that is selected behind ``after``; ``batch`` rows are looked at at once, so no list is longer, and none
+        is empty."""
+        return self.written(selection, after, _as_it_is, batch=batch)
+
+    async def written(
+        self, selection: Selection, after: Cursor | None, write: Callable[[Listed], T], *, batch: int = BATCH
+    ) -> AsyncGenerator[T, None]:
+        """What becomes of each list of a walk: ``write`` is called for one after the other, off the event loop."""
+
+        def made(name: RoomName, rows: Sequence[Seen], used: Used) -> list[T]:
+            listed = told(name, rows, selection, used)
+            return [write(listed)] if listed.kept else []
+
         for name in _rooms(selection, after):
             async for rows, used in self._steps(name, selection, after, batch):
-                if listed := await self._workers.walk(_listed, name, rows, selection, used):
-                    yield listed
+                for each in await self._workers.walk(made, name, rows, used):
+                    yield each
 
     async def page(self, selection: Selection, after: Cursor | None, limit: int) -> tuple[list[Kept], Cursor | None]:
         """The first ``limit`` (one at least) behind ``after``; the cursor is None when there are no more."""
-        listed: list[Listed] = []
-        async for found in self.walk(selection, after, batch=min(limit + 1, BATCH)):
-            listed += found
-            if len(listed) > limit:
-                return [kept for kept, _ in listed[:limit]], listed[limit - 1][1]
-        return [kept for kept, _ in listed], None
+        kept: list[Kept] = []
+        cursor: Cursor | None = None
+        async for listed in self.walk(selection, after, batch=min(limit + 1, BATCH)):
+            left = limit - len(kept)
+            if left:
+                kept += listed.kept[:left]
+                cursor = listed.cursor(min(left, len(listed.kept)) - 1)
+            if len(listed.kept) > left:
+                return kept, cursor
+        return kept, None
 
     async def remove(self, selection: Selection, *, dry_run: bool = False) -> Removed:
         """Delete what is selected, in steps; when it returns their bodies are unlinked, and whoever has one open
@@ -80,7 +93,7 @@ class Inventory:
         directories = 0
         if dry_run:
             async for listed in self.walk(selection):
-                kept += [each for each, _ in listed]
+                kept += listed.kept
         else:
             with self._fence.raised(selection):
                 try:
@@ -94,38 +107,39 @@ class Inventory:
         return Removed(tuple(kept), sum(each.size for each in kept), directories)
 
     async def _remove(self, name: RoomName, selection: Selection, kept: list[Kept]) -> int:
-        if _is_everything(name, selection):
+        if is_everything(name, selection):
             return await self._empty(name, selection, kept)
         directories = 0
         async for rows, used in self._steps(name, selection, None, STEP):
-            matches = await self._workers.walk(_matches, name, rows, selection)
+            matches = await self._workers.walk(selected, name, rows, selection)
             while matches:
                 went, emptied = await self._workers.clear(name, partial(take, rows=matches), frees=True)
                 gone = [match for match, itself in zip(matches, went, strict=False) if itself]
-                self._went(kept, await self._workers.walk(_listed, name, gone, selection, used))
+                self._went(kept, (await self._workers.walk(told, name, gone, selection, used)).kept)
                 matches, directories = matches[len(went) :], directories + emptied
         return directories
 
     async def _empty(self, name: RoomName, selection: Selection, kept: list[Kept]) -> int:
         """All rows at once, then their bodies; those of a caller who is cancelled in between are left to the sweep."""
-        since, bodies, listed = time.time(), set[str](), list[Listed]()
+        since, bodies, known, listed = time.time(), set[str](), set[int](), list[Kept]()
         async for rows, used in self._steps(name, selection, None, BATCH):
-            listed += await self._workers.walk(_listed, name, rows, selection, used)
+            listed += (await self._workers.walk(told, name, rows, selection, used)).kept
             bodies |= _bodies(rows)
+            known.update(row[0] for row in rows)
         late = await self._workers.begin_anew(name, partial(begin_anew, since=since))
         bodies |= _bodies(late)
-        known = {(each.room, each.rowid) for _, each in listed} if late else set()
-        late = [row for row in late if (name, row.rowid) not in known]
-        self._went(kept, listed + await self._workers.walk(_listed, name, late, selection, self._rows.used(name)))
+        late = [row for row in late if row[0] not in known]
+        listed += (await self._workers.walk(told, name, late, selection, self._rows.used(name))).kept
+        self._went(kept, listed)
         directories, names = 0, sorted(bodies)
         for start in range(0, len(names), STEP):
             directories += await self._workers.unlink(name, names[start : start + STEP])
         return directories
 
-    def _went(self, kept: list[Kept], listed: Sequence[Listed]) -> None:
-        kept += [each for each, _ in listed]
-        size = sum(each.size for each, _ in listed)
-        self.removed = Sum(self.removed.count + len(listed), self.removed.bytes + size)
+    def _went(self, kept: list[Kept], went: Sequence[Kept]) -> None:
+        kept += went
+        size = sum(each.size for each in went)
+        self.removed = Sum(self.removed.count + len(went), self.removed.bytes + size)
 
     async def _steps(
         self, name: RoomName, selection: Selection, after: Cursor | None, batch: int
@@ -142,7 +156,7 @@ class Inventory:
                     ask = partial(rows_behind, place=place, high=span[1], most=batch)
                 rows = await self._workers.ask(name, ask, writes=False)
                 more = len(rows) == batch
-                place = rows[-1].place if rows else place
+                place = place_of(rows[-1]) if rows else place
                 yield rows, used
 
     async def _spans(self, name: RoomName, selection: Selection) -> Sequence[Span | None]:
@@ -159,18 +173,16 @@ class Inventory:
         return [(tag, tag + b"\0") for tag in tags]
 
 
+def _as_it_is(listed: Listed) -> Listed:
+    return listed
+
+
 def _rooms(selection: Selection, after: Cursor | None) -> list[RoomName]:
-    wanted = {"responses": "response" in selection.kinds, "wheels": bool(selection.kinds & FILES)}
-    return [name for name in ROOMS if wanted[name] and (after is None or name >= after.room)]
-
-
-def _is_everything(name: RoomName, selection: Selection) -> bool:
-    kinds = FILES if name == "wheels" else RESPONSES
-    return kinds <= selection.kinds and selection == Selection(EVERYTHING, kinds=selection.kinds)
+    return [name for name in ROOMS if selection.kinds & KINDS[name] and (after is None or name >= after.room)]
 
 
 def _bodies(rows: Sequence[Seen]) -> set[str]:
-    return {row.filename for row in rows if isinstance(row.filename, str)}
+    return {text_of(filename) for _, _, _, filename, *_ in rows if filename}
 
 
 def _bytes(text: str) -> bytes:
@@ -180,55 +192,3 @@ def _bytes(text: str) -> bytes:
 def _place(cursor: Cursor) -> Place:
     # Latin-1 has a letter for each byte, and a cursor may come from a client.
     return cursor.tag.encode("latin-1", "replace"), min(max(cursor.rowid, FIRST), -FIRST - 1)
-
-
-def _name(name: RoomName, row: Seen) -> Named:
-    key = row.key if isinstance(row.key, str) else ""
-    filename = row.filename if isinstance(row.filename, str) else ""
-    return name_of(name, key, row.tag.decode(errors="replace"), filename)
-
-
-def _matches(name: RoomName, rows: Sequence[Seen], selection: Selection) -> list[Seen]:
-    return [row for row in rows if selection.covers(*_name(name, row))]
-
-
-def _listed(name: RoomName, rows: Sequence[Seen], selection: Selection, used: Used) -> list[Listed]:
-    return [
-        (_kept(name, row, named, used), Cursor(name, row.tag.decode("latin-1"), row.rowid))
-        for row in rows
-        if selection.covers(*(named := _name(name, row)))
-    ]
-
-
-def _kept(name: RoomName, row: Seen, named: Named, used: Used) -> Kept:
-    kind, index, project, filename = named
-    key = row.key if isinstance(row.key, str) else ""
-    url, sha256 = _facts(key, row.head)
-    lately, before = used
-    return Kept(
-        kind,
-        "file" if name == "wheels" else key.partition("|")[0],
-        index,
-        project,
-        version_of(filename, project),
-        filename or None,
-        max(0, row.size),
-        sha256 or None,
-        without_query(url) or None,
-        f"{name}/{row.filename}" if isinstance(row.filename, str) else None,
-        _seconds(row.stored),
-        max(_seconds(row.used), lately.get(key, 0.0), before.get(key, 0.0)),
-    )
-
-
-def _facts(key: str, head: object) -> tuple[str, str]:
-    """URL and sha256, each "" where it is not known."""
-    try:
-        own, url, sha256 = facts_of(unseal(head if isinstance(head, bytes) else b""))
-    except (Foreign, ValueError):
-        return "", ""
-    return (url, sha256) if own == key else ("", "")
-
-
-def _seconds(value: object) -> float:
-    return value if isinstance(value, float) and 0.0 <= value < _FAR else 0.0

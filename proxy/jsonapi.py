@@ -29,7 +29,7 @@ from proxy.documents import BASE_CODING, Documents, Held
 from proxy.errors import Refused, UpstreamFailed
 from proxy.flights import Flights, Waiting
 from proxy.lookups import Fetched, PageLimits
-from proxy.outcomes import concluded
+from proxy.outcomes import concluded, served
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -105,7 +105,7 @@ class JsonApi:
                     # Too many may have joined that flight; nobody waits for it here.
                     with suppress(UpstreamFailed):
                         self._documents.fetch(target, request, entry)
-                status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
+                status = served(before)
                 return await self._show(request, entry, base, status)
             case decide.Refuse():
                 raise decide.refusal(before)

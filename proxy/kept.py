@@ -17,17 +17,40 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomStats:
+    """Rows, bytes of values and bodies, the limit in bytes, and what was evicted since the start."""
+
+    count: int
+    bytes: int
+    limit: int
+    evicted: Sum
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """All rooms, and what the table in memory holds."""
+
+    wheels: RoomStats
+    responses: RoomStats
+    mounts: RoomStats
+    memory_count: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sums:
     """All that is kept, as counted while it came and went: asking costs nothing."""
 
     wheels: Sum
     sdists: Sum
     responses: Sum
+    mounts: Sum
 
 
 class Kept(NamedTuple):
     """One row (a tuple: of these there are many). ``project`` is normalised, "" for an index's list; ``what`` is "file"
-    for a wheel or an sdist, else the first word of a response's key (page, listing, json, projects, metadata).
+    for a wheel or an sdist, "raw" for what a mount (its ``index``) answered, else the first word of a response's key
+    (page, listing, json, projects, metadata, variants).
     ``filename``, ``version``, ``sha256`` and ``url`` (without its query) are None where it has none; ``path`` is below
     the cache directory, None for a row that lies in a database. ``stored`` and ``last_used`` are seconds since the
     epoch."""

@@ -24,6 +24,7 @@ from proxy.fill import Fill, Follower
 from proxy.flights import Flights
 from proxy.listbodies import FIRST, ListBodies, ListView, NotModified
 from proxy.lookups import PageLimits
+from proxy.outcomes import fallen_back, served
 from proxy.store import Store
 
 
@@ -59,7 +60,7 @@ class Lists:
                     # Too many may have joined that flight; nobody waits for it here.
                     with suppress(UpstreamFailed):
                         self._behind.join(entry.key, lambda: self._refresh(request, target, entry))
-                status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
+                status = served(before)
                 return await self._stored(request, target, view, entry.head, status)
             case decide.Refuse():
                 raise decide.refusal(before)
@@ -124,7 +125,7 @@ class Lists:
             if entry is None or await self._entry(target.index) is None:
                 # What did not change was removed meanwhile: it is asked for whole.
                 return await self._forward(request, target, view, None, status.because)
-            entry = replace(entry, head=refreshed(entry.head, outcome.head))
+            entry = replace(entry, head=refreshed(entry.head, outcome.head, self._rules))
             with suppress(StoreFailed):
                 await self._store.update("responses", entry.key, entry)
             status = replace(status, outcome="revalidated", forward_status=304)
@@ -156,8 +157,7 @@ class Lists:
         """What is served when the upstream does not give the list: the stored one, or nothing."""
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         if isinstance(after, decide.Fallback) and entry is not None:
-            left = decide.seconds_left(entry, self._clock(), self._rules)
-            status = CacheStatus("stale", after.because, hit=True, ttl=left)
+            status = fallen_back(after, entry, self._clock(), self._rules)
             return await self._stored(request, target, view, entry.head, status)
         if isinstance(after, decide.Fail):
             raise decide.failure(after, outcome.upstream_status if isinstance(outcome, UpstreamFailed) else None)

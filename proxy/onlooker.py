@@ -37,6 +37,9 @@ class Onlooker(Store):
         """Nothing."""
         return 0
 
+    async def invalidate(self, mount: str, rest: str) -> None:
+        """Nothing."""
+
     async def spool(self) -> Spool:
         """None is made: raises StoreFailed."""
         raise StoreFailed("nothing is kept here")

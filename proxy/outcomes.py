@@ -27,12 +27,22 @@ def concluded(
         case decide.Refresh():
             status = replace(status, outcome="revalidated")
         case decide.Fallback():
-            # RFC 9211 §2: "hit" says that nothing was forwarded for this answer, so it stands without "fwd".
-            left = decide.seconds_left(entry, now, rules) if entry is not None else None
-            status = CacheStatus("stale", after.because, hit=True, ttl=left)
+            status = fallen_back(after, entry, now, rules)
         case decide.Fail():
             raise decide.failure(after, fetched.status)
         case _:
             assert_never(after)
     assert entry is not None
     return entry, status
+
+
+def served(serve: decide.Serve) -> CacheStatus:
+    """How an answer came about that is served from the store."""
+    return CacheStatus("hit" if serve.fresh else "stale", serve.because, hit=True, ttl=serve.ttl)
+
+
+def fallen_back(fallback: decide.Fallback, entry: Entry | None, now: float, rules: Rules) -> CacheStatus:
+    """The same of one that is served instead. RFC 9211 §2.1: "hit" says that nothing was forwarded for this answer, so
+    it stands without "fwd"."""
+    left = None if entry is None else decide.seconds_left(entry, now, rules)
+    return CacheStatus("stale", fallback.because, hit=True, ttl=left)

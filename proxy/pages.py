@@ -24,7 +24,7 @@ from proxy.errors import Refused, UpstreamFailed
 from proxy.fence import page_named
 from proxy.lookups import Fetched, Lookups, PageLimits
 from proxy.manifests import Manifest, Manifests
-from proxy.outcomes import concluded
+from proxy.outcomes import concluded, served
 from proxy.renditions import BASE_UP, View, body_of
 from proxy.store import Store
 
@@ -83,7 +83,7 @@ class Pages:
                     # Too many may have joined that flight; nobody waits for it here.
                     with suppress(UpstreamFailed):
                         self._lookups.fetch(target, request, entry)
-                status = CacheStatus("hit" if before.fresh else "stale", before.because, hit=True, ttl=before.ttl)
+                status = served(before)
                 return await self._show(request, entry, view, status, shown)
             case decide.Refuse():
                 raise decide.refusal(before)

@@ -38,9 +38,11 @@ def shown(text: str) -> str:
 
 
 def label(file: Document) -> str:
-    """The file's name; what a response is, where it has none."""
+    """The file's name; where it has none what a response is, and the URL of what a mount answered."""
     if file["filename"] is not None:
         return shown(file["filename"])
+    if file["kind"] == "mount":
+        return shown(f"{file['url'] or file['what']} (mount {file['index']})")
     whose = f" of {file['project']}" if file["project"] else ""
     return shown(f"{file['what']}{whose} (index {file['index']})")
 
@@ -56,8 +58,8 @@ def location(directory: str, file: Document) -> str:
 
 
 def info(about: Document) -> list[str]:
-    """pip's lines, in pip's order; sdists, which pip has none of, follow its wheels."""
-    responses, wheels, sdists = about["responses"], about["wheels"], about["sdists"]
+    """pip's lines, in pip's order; sdists and mounts, which pip has none of, follow its wheels."""
+    responses, wheels, sdists, mounts = (about[each] for each in ("responses", "wheels", "sdists", "mounts"))
     return [
         f"Package index page cache location: {shown(about['locations']['responses'])}",
         f"Package index page cache size: {size(responses['bytes'])}",
@@ -67,6 +69,9 @@ def info(about: Document) -> list[str]:
         f"Number of locally built wheels: {number(wheels['count'])}",
         f"Source distributions size: {size(sdists['bytes'])}",
         f"Number of source distributions: {number(sdists['count'])}",
+        f"Mounts location: {shown(about['locations']['mounts'])}",
+        f"Mounts size: {size(mounts['bytes'])}",
+        f"Number of files of mounts: {number(mounts['count'])}",
     ]
 
 
@@ -74,7 +79,7 @@ def listing(items: Collection[str], kinds: Collection[str]) -> list[str]:
     """Lines made by ``item``, sorted as pip does; ``kinds`` are those that were asked for, none means all files."""
     if items:
         return [HEADING, *sorted(items)]
-    names = {"sdist": "source distributions", "response": "responses"}
+    names = {"sdist": "source distributions", "response": "responses", "mount": "files of mounts"}
     if not kinds or "wheel" in kinds:
         return [EMPTY]
     return [f"No {' or '.join(names[each] for each in names if each in kinds)} cached."]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from proxy.bodies import Spool
 from proxy.core.messages import Head
+from proxy.directory import RoomName
 from proxy.fence import Named
 from proxy.replies import Reply
 
@@ -35,8 +36,8 @@ class Plan:
     spool of a verified body; None for a relay, which is followed but never kept. ``limit`` is the most bytes
     taken of a body whose size no page lists. ``source`` gets the headers and gives the reply where that is not
     simply the upstream's to ``url``: a body that is changed on its way in, or is made of another one. It is asked once.
-    ``named`` says what it will be called where it is kept, ``since`` is the mark taken before anything of this was
-    read or asked for; None where nobody can remove it.
+    ``room`` is where in the store it is kept, ``named`` what it will be called there, ``since`` the mark taken before
+    anything of this was read or asked for; None where nobody can remove it.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Plan:
     hashes: Mapping[str, str] = field(default_factory=dict)
     limit: int = 5 * 2**30
     source: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Reply]] | None = None
+    room: RoomName = "wheels"
     named: Named | None = None
     since: int | None = None
 

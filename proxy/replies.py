@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,8 @@ _DRAIN_WITHIN = 1.0
 _LOOK_EVERY = 1.0
 _CONDITIONS = frozenset({"if-none-match", "if-modified-since", "if-match", "if-unmodified-since"})
 _SMALL_BODY = 16 * 1024
+_HEAD_MOST = 64 * 1024
+"""Bytes of all fields: those of warm heads stay in memory, a thousand at a time."""
 
 
 @dataclass(slots=True)
@@ -105,13 +107,15 @@ def explained(exc: Exception, *, refused: bool, reused: bool) -> FailedHop:
             return FailedHop("transport", passing(because), counts=not reused, connected=True)
 
 
-def violation_of(response: ClientResponse, asked: Mapping[str, str]) -> str | None:
-    """Why this head cannot be an answer to what was asked; None when it can."""
+def violation_of(response: ClientResponse, asked: Set[str]) -> str | None:
+    """Why this head cannot be an answer to a request with these fields (lower case); None when it can."""
     codings = [value.strip().lower() for value in response.headers.getall(hdrs.TRANSFER_ENCODING, ())]
     lengths = response.headers.getall(hdrs.CONTENT_LENGTH, ())
     if response.status < 200:
         return "a switch of protocols nobody asked for"
-    if response.status == 304 and not _CONDITIONS & asked.keys():
+    if sum(len(name) + len(value) for name, value in response.raw_headers) > _HEAD_MOST:
+        return "a head that is larger than allowed"
+    if response.status == 304 and not _CONDITIONS & asked:
         return "not modified, without a condition"
     if response.status == 206 and "range" not in asked:
         return "a part, without a range"

@@ -203,6 +203,11 @@ class Room:
         with self._cache.transact():
             return self._delete(keys)
 
+    def delete_below(self, prefix: str) -> int:
+        """Delete every row whose key begins so. Bytes freed."""
+        select = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1"  # no text begins with U+10FFFF
+        return self.delete([key for (key,) in self._cache._sql(select, (prefix, f"{prefix}\U0010ffff")).fetchall()])
+
     def _delete(self, keys: Sequence[str]) -> int:
         freed = 0
         for key in keys:
@@ -241,14 +246,14 @@ class Room:
             for key, time in times:
                 sql(update, (time, key, time))
 
-    def evict(self, need: int, keep: str | None) -> int:
-        """Delete the least recently used rows but ``keep`` until ``need`` bytes are free, STEP at most.
-        Returns how many went."""
+    def evict(self, need: int, keep: str | None, *, beside: int = 0) -> int:
+        """Delete the least recently used rows but ``keep`` until ``need`` bytes are free, STEP at most; each counts for
+        ``beside`` more than its body. Returns how many went."""
         freed = gone = 0
         with self._cache._transact() as (sql, _):
             select = f"SELECT rowid, key, filename, {SIZE} FROM Cache ORDER BY access_time LIMIT ?"
             for rowid, key, filename, size in sql(select, (STEP + 1,)).fetchall():
-                if freed >= need or gone == STEP:
+                if freed + gone * beside >= need or gone == STEP:
                     break
                 if key == keep:
                     continue

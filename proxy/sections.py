@@ -102,6 +102,7 @@ AdminTokenFile = Annotated[
 TrustedProxy = Annotated[
     IPv4Network | IPv6Network | Literal["unix"], BeforeValidator(spelling.parse_trusted_proxy)
 ]  # fmt: skip
+Reload = Literal["limited", "ignore", "honour"]
 Minute, Hour, Day = 60.0, 3_600.0, 86_400.0
 
 
@@ -158,6 +159,7 @@ class Cache(Section):
     dir: Directory = Field(default_factory=_user_cache_dir)
     max_size: SomeBytes = 20 * 10**9
     responses_max_size: SomeBytes = 2 * 10**9
+    mounts_max_size: SomeBytes = 10 * 10**9
     min_free: Bytes = 10**9
     ballast: Bytes = 16 * 2**20
 
@@ -170,7 +172,7 @@ class Freshness(Section):
     stale_if_error: Seconds = 7 * Day
     stale_while_revalidate: Seconds = 0.0
     stale_after: SomeSeconds = 1.0
-    reload: Literal["limited", "ignore", "honour"] = "limited"
+    reload: Reload = "limited"
     min_reload_interval: Seconds = 10.0
     negative_ttl: Seconds = 60.0
     offline: bool = False
@@ -212,6 +214,21 @@ class Index(Section):
         if self.username is None and password is not None:
             raise About("username", "is required with a password (a token has no username: token_file)")
         return self
+
+
+class Mount(Section):
+    """One tree of anything, below ``/raw/{name}/``. ``url`` ends in a slash; what is None is as in ``[freshness]``;
+    ``default_ttl`` is for what says nothing of its age. ``pass_credentials``: a client's go on to it."""
+
+    name: Annotated[str, AfterValidator(spelling.parse_index_name)]
+    url: Annotated[str, AfterValidator(spelling.parse_mount_url)]
+    private: bool = False
+    default_ttl: Seconds = 0.0
+    stale_if_error: Seconds | None = None
+    stale_while_revalidate: Seconds | None = None
+    reload: Reload | None = None
+    min_reload_interval: Seconds | None = None
+    pass_credentials: bool = False
 
 
 class Admin(Section):

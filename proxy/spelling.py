@@ -121,7 +121,7 @@ def parse_allowed_host(value: str) -> str:
 
 
 def parse_index_name(value: str) -> str:
-    """The name of an index, as it stands in ``/index/{name}/simple/`` and ``/files/{name}/...``."""
+    """The name of an index or a mount, as it stands in ``/index/{name}/simple/`` and ``/raw/{name}/...``."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", value, re.ASCII):
         raise ValueError('expected lower-case letters, digits, "-", "_" and ".", no mark first')
     return value
@@ -131,6 +131,12 @@ def parse_index_url(value: str) -> str:
     """The URL of a Simple API, with its final slash."""
     parts = _split(value, 'expected the URL of a Simple API such as "https://example.com/simple/"')
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}/"
+
+
+def parse_mount_url(value: str) -> str:
+    """The URL of a tree of anything, with a final slash: what is asked for is put behind it."""
+    parts = _split(value, 'expected the URL of a directory such as "https://example.com/builds/"')
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.removesuffix('/')}/"
 
 
 def parse_proxy_url(value: str) -> str:
@@ -230,11 +236,8 @@ def parse_pem_file(value: Path) -> Path:
 def parse_secret_file(value: Path) -> Path:
     """The absolute path of a file with one secret, which must be there; its content is not judged here."""
     path = _absolute(value)
-    try:
-        readable = path.is_file() and os.access(path, os.R_OK)
-    except ValueError:
-        readable = False
-    if not readable:
+    # A Path raises for a name that no system takes.
+    if not (os.path.isfile(path) and os.access(path, os.R_OK)):
         raise ValueError("expected a readable file that holds the secret alone")
     return path
 

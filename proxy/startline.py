@@ -22,6 +22,7 @@ def announce(settings: Settings, sockets: Sockets) -> None:
     parts = [
         f"pip-cache-proxy {__version__} listens on {_listed([*addresses, *path])}",
         f"index {index.name} is {index.url}" + (" (offline)" if settings.freshness.offline else ""),
+        *(f"/raw/{mount.name}/ is {mount.url}" for mount in settings.mount),
         *_advice(settings, index_url, [each for each, _ in sockets.addresses]),
     ]
     fields = {
@@ -33,6 +34,7 @@ def announce(settings: Settings, sockets: Sockets) -> None:
         "unix_socket": "".join(path),
         "index": index.name,
         "index_url": index_url,
+        "mounts": [mount.name for mount in settings.mount],
         "cache_dir": str(settings.cache.dir),
     }
     line = "; ".join(parts)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from proxy.disk import MODE_BINARY
 from proxy.room import Room
@@ -24,8 +23,12 @@ reader waits for both."""
 
 # Heads are shorter: a page's body is not read only to find out that it is none.
 _HEAD_MOST = 2**13
-_HEAD = f"CASE WHEN mode = {MODE_BINARY} OR length(value) <= {_HEAD_MOST} THEN value END"
-_ROW = f"SELECT rowid, CAST(tag AS BLOB), key, filename, {SIZE}, store_time, access_time, {_HEAD} FROM Cache"
+_TEXT = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE x'' END"
+_HEAD = f"CASE WHEN typeof(value) = 'blob' AND (mode = {MODE_BINARY} OR length(value) <= {_HEAD_MOST})"
+_ROW = (
+    f"SELECT rowid, CAST(tag AS BLOB), {_TEXT.format('key')}, {_TEXT.format('filename')}, max(0, {SIZE}),"
+    f" store_time, access_time, {_HEAD} THEN value ELSE x'' END FROM Cache"
+)
 _AT = f"{_ROW} WHERE tag = CAST(? AS TEXT) AND rowid > ? ORDER BY rowid LIMIT ?"
 _AFTER = f"{_ROW} WHERE rowid > ? AND typeof(tag) = 'text' ORDER BY rowid LIMIT ?"
 # Writing a row is using it, so what came lately is found by an index.
@@ -35,25 +38,19 @@ _BEHIND = f"{_ROW} WHERE tag > CAST(? AS TEXT) AND tag < coalesce(CAST(? AS TEXT
 
 Place = tuple[bytes, int]
 """A tag, and the id of a row under it."""
+Seen = tuple[int, bytes, bytes, bytes, int, object, object, bytes]
+"""A row: id, tag, key, file name, bytes, when it was stored, when used, and what may be the dumped entry, sealed. What
+is not there, or damaged, is empty; times may be anything. (No names: of these there are many.)"""
 
 
-class Seen(NamedTuple):
-    """A row; anything in it may be damaged. ``head`` is what may be the dumped entry, sealed. (A tuple, as it comes
-    from the database: of these there are many.)"""
+def text_of(octets: bytes) -> str:
+    """A key or a file name, as all others read it; a flipped bit stops nobody."""
+    return octets.decode("utf-8", "replace")
 
-    rowid: int
-    tag: bytes
-    key: object
-    filename: object
-    size: int
-    stored: object
-    used: object
-    head: object
 
-    @property
-    def place(self) -> Place:
-        """Where it is in the order."""
-        return self.tag, self.rowid
+def place_of(row: Seen) -> Place:
+    """Where it is in the order."""
+    return row[1], row[0]
 
 
 def tags_at(room: Room, low: bytes) -> bytes | None:
@@ -75,16 +72,17 @@ def indexes(room: Room) -> list[bytes]:
 
 def rows_after(room: Room, rowid: int, most: int) -> list[Seen]:
     """At most so many of all rows, behind that id."""
-    return [Seen._make(row) for row in room.sql(_AFTER, (rowid, most)).fetchall()]
+    rows: list[Seen] = room.sql(_AFTER, (rowid, most)).fetchall()
+    return rows
 
 
 def rows_behind(room: Room, place: Place, high: bytes | None, most: int) -> list[Seen]:
     """At most so many rows behind that place, below the tag ``high``."""
     tag, rowid = place
-    rows = room.sql(_AT, (tag, rowid, most)).fetchall()
+    rows: list[Seen] = room.sql(_AT, (tag, rowid, most)).fetchall()
     if len(rows) < most:
         rows += room.sql(_BEHIND, (tag, high, most - len(rows))).fetchall()
-    return [Seen._make(row) for row in rows]
+    return rows
 
 
 def take(room: Room, rows: Sequence[Seen]) -> list[bool]:
@@ -92,11 +90,11 @@ def take(room: Room, rows: Sequence[Seen]) -> list[bool]:
     until = time.monotonic() + SECONDS
     went: list[bool] = []
     with room.transact():
-        for row in rows:
+        for rowid, _, key, filename, _, stored, _, _ in rows:
             where = "WHERE rowid = ? AND store_time IS ?"
-            went.append(room.sql(f"DELETE FROM Cache {where}", (row.rowid, row.stored)).rowcount == 1)
+            went.append(room.sql(f"DELETE FROM Cache {where}", (rowid, stored)).rowcount == 1)
             if went[-1]:
-                room.let_go(row.key, row.filename)
+                room.let_go(text_of(key) or None, text_of(filename) or None)
             if time.monotonic() > until:
                 break
     return went
@@ -105,6 +103,6 @@ def take(room: Room, rows: Sequence[Seen]) -> list[bool]:
 def begin_anew(room: Room, since: float) -> list[Seen]:
     """An empty database in the place of this one; those of its rows that came since. Row by row, 100,000 of them would
     keep the thread, and the disk, for a minute."""
-    late = [Seen._make(row) for row in room.sql(_LATE, (since, since)).fetchall()]
+    late: list[Seen] = room.sql(_LATE, (since, since)).fetchall()
     room.begin_anew()
     return late

@@ -1,13 +1,14 @@
-"""What is kept: small values and heads in two databases, bodies as files; one owner, an async surface.
+"""What is kept: small values and heads in databases, bodies as files; one owner, an async surface.
 
-    <directory>/responses/   heads, pages, listings, metadata      its own limit: wheels never push pages out
-    <directory>/wheels/      wheels and sdists, each a real file
+    <directory>/responses/   heads, pages, listings, metadata      each room has its own limit: wheels never push
+    <directory>/wheels/      wheels and sdists, each a real file   pages out, nor what mounts answered wheels
+    <directory>/mounts/      what mounts answered, each body a real file
     <directory>/incoming/    spool files
 
 Order: the body is durable under its final name before its row is committed, and unlinked only after
 its row is gone. A crash leaves an orphan, never a lie.
 
-Threads: every SQL statement of both rooms runs on one thread (SQLite before 3.51.3 can corrupt a WAL under
+Threads: every SQL statement of all rooms runs on one thread (SQLite before 3.51.3 can corrupt a WAL under
 several connections); fsync, link and unlink on a few others; a sweep walks on its own. Warm hits are answered
 from memory on the event loop and meet none of them.
 """
@@ -27,13 +28,14 @@ from proxy.adoption import Adoption
 from proxy.ballast import Ballast
 from proxy.bodies import Spool, discard_spool, open_body, open_spool
 from proxy.core.messages import Entry
+from proxy.core.mounted import raw_key, variants_key
 from proxy.directory import ROOMS, RoomName, claim, release
 from proxy.entries import dump_entry, load_entry
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
 from proxy.fence import Fence, name_of
 from proxy.inventory import Inventory
-from proxy.kept import Sum
+from proxy.kept import RoomStats, StoreStats
 from proxy.memory import FileRow, Table
 from proxy.room import STEP, Room, Row
 from proxy.rows import Rows, dumped
@@ -56,31 +58,11 @@ class StoredFile:
         self.handle.close()
 
 
-@dataclass(frozen=True, slots=True)
-class RoomStats:
-    """Rows, bytes of values and bodies, the limit in bytes, and what was evicted since the start."""
-
-    count: int
-    bytes: int
-    limit: int
-    evicted: Sum
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """Both rooms, and what the table in memory holds."""
-
-    wheels: RoomStats
-    responses: RoomStats
-    memory_count: int
-    memory_bytes: int
-
-
 class Store:
     """One cache directory, owned from `open` to `close`.
 
     Every coroutine raises StoreFailed when the disk or the database fails, and no other error. ``degraded``
-    says in a few words what fails at present. Keys are text; a room is "wheels" or "responses".
+    says in a few words what fails at present. Keys are text; the rooms are `ROOMS`.
     """
 
     def __init__(
@@ -109,6 +91,7 @@ class Store:
         *,
         max_size: int,
         responses_max_size: int,
+        mounts_max_size: int,
         min_free: int,
         ballast: int | None = None,
         memory: int = 32 * 2**20,
@@ -124,7 +107,11 @@ class Store:
             lock = await asyncio.to_thread(claim, directory)
         except OSError as error:
             raise StoreFailed("the cache directory cannot be used") from error
-        limits: dict[RoomName, int] = {"wheels": max_size, "responses": responses_max_size}
+        limits: dict[RoomName, int] = {
+            "wheels": max_size,
+            "responses": responses_max_size,
+            "mounts": mounts_max_size,
+        }
         held = Ballast(directory, ballast, min_free=min_free)
         store = cls(directory, lock, limits, min_free=min_free, ballast=held, memory=memory)
         try:
@@ -161,12 +148,12 @@ class Store:
         return self._workers.degraded
 
     def stats(self) -> StoreStats:
-        """Counts and bytes of both rooms; costs nothing."""
+        """Counts and bytes of all rooms; costs nothing."""
         rooms = {
             name: RoomStats(room.count, room.bytes, self._limits[name], room.evicted)
             for name, room in self._workers.rooms.items()
         }
-        return StoreStats(rooms["wheels"], rooms["responses"], len(self._table), self._table.bytes)
+        return StoreStats(rooms["wheels"], rooms["responses"], rooms["mounts"], len(self._table), self._table.bytes)
 
     def mark(self) -> int:
         """Now, for the ``since`` of what is asked for from here on; costs nothing. Take it before an upstream is
@@ -202,7 +189,7 @@ class Store:
         """Drop rows; what is not there is no error."""
         await self.remove("responses", keys)
 
-    # --- bodies, in both rooms
+    # --- bodies, in all rooms
 
     async def entry(self, room: RoomName, key: str) -> Entry | None:
         """The decoded head of a body, or of any row that holds a dumped entry; None when there is none.
@@ -271,9 +258,16 @@ class Store:
             freed += await self._workers.ask(room, partial(Room.delete, keys=keys[start : start + STEP]), frees=True)
         return freed
 
+    async def invalidate(self, mount: str, rest: str) -> None:
+        """Drop what is kept of one URL of a mount, all variants of it: an unsafe method changed it (RFC 9111 §4.4).
+        What was asked for before is not kept either, if its marks are given as ``since``."""
+        with self.fence.invalidating(mount, rest):
+            await self._workers.ask("mounts", partial(Room.delete_below, prefix=raw_key(mount, rest, "")), frees=True)
+            await self.drop([variants_key(mount, rest)])
+
     def has_room(self, size: int, room: RoomName = "wheels") -> bool:
         """Whether a body of so many bytes may be kept: not over a quarter of the limit, and the disk keeps
-        its free space. When evicting wheels makes that space, it begins at once and the answer is yes."""
+        its free space. When evicting bodies makes that space, it begins at once and the answer is yes."""
         if self._lock is None or not self._evictor.fits(room, size):
             return False
         try:
@@ -281,7 +275,7 @@ class Store:
         except OSError as error:
             self._workers.failed(error, writes=True)
             return False
-        if short > self._workers.rooms["wheels"].bytes:
+        if short > self._evictor.evictable:
             return False
         if short:
             self._adoption.spawn(self._evictor.free(size))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from proxy.answer import Answer, Piece
-from proxy.core.messages import CacheStatus, Entry, JsonTarget, PageTarget, Request, Rules
+from proxy.core.messages import CacheStatus, Entry, Headers, JsonTarget, PageTarget, Request, Rules
 from proxy.core.urls import list_key, without_query
 from proxy.documents import Documents
 from proxy.errors import UpstreamFailed
@@ -29,6 +29,7 @@ from proxy.lists import Lists
 from proxy.lookups import Fetched, Lookups
 from proxy.manifests import Manifest, Manifests
 from proxy.metadata import Metadata
+from proxy.mounts import Mounts
 from proxy.onlooker import Onlooker
 from proxy.pages import Pages
 from proxy.plan import Plan
@@ -37,7 +38,7 @@ from proxy.store import Store
 from proxy.upstream import Pool, Upstream
 from proxy.wanted import Listings, Wanted
 
-What = Literal["page", "json", "list", "file", "range", "head"]
+What = Literal["page", "json", "list", "file", "range", "head", "raw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Rooms:
     lists: Lists
     fills: Fills
     files: Files
+    mounts: Mounts
 
 
 class Unasked:
@@ -100,13 +102,15 @@ class Unasked:
         self.bodies = _ListBodies(rooms.bodies, wishes, store)
         self.lists = rooms.lists.aside(self.bodies, store)
         self.listings = Listings(self.pages, store, rules=rules, clock=clock)
-        self.files = rooms.files.aside(self.listings, fills, store, _Upstream(rooms.upstream, wishes))
+        upstream = _Upstream(rooms.upstream, wishes)
+        self.files = rooms.files.aside(self.listings, fills, store, upstream)
+        self.mounts = rooms.mounts.aside(store, upstream)
         extraction = _Extraction(self.files, self.listings, fills, fetch_max=fetch_max, clock=clock)
         self.metadata = Metadata(extraction, self.listings, store, waiters=1)
 
     async def close(self) -> None:
         """End what was begun in them."""
-        for room in (self.pages, self.json_api, self.lists, self.files, self.metadata):
+        for room in (self.pages, self.json_api, self.lists, self.files, self.metadata, self.mounts):
             await room.close()
 
 
@@ -128,6 +132,18 @@ class _Upstream(Upstream):
         self, index: str, url: str, *, pool: Pool, headers: Mapping[str, str], method: str = "GET"
     ) -> AbstractAsyncContextManager[Reply]:
         self._wishes.ask("head", index, url)
+
+    def forward(
+        self,
+        site: str,
+        url: str,
+        *,
+        method: str,
+        headers: Headers,
+        chunks: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
+        self._wishes.ask("raw", site, url)
 
 
 class _Lookups(Lookups):

@@ -43,7 +43,7 @@ class Unserved:
         if verb == "dir":
             return _json(models.Directory(dir=path_text(self._cache.dir)))
         if verb == "info":
-            return self._within(self._info, self._told(Sums(_NOTHING, _NOTHING, _NOTHING)))
+            return self._within(self._info, self._told(Sums(_NOTHING, _NOTHING, _NOTHING, _NOTHING)))
         request: models.PurgeRequest | models.RemoveRequest
         if verb == "purge":
             request = self._checked(models.PurgeRequest, values)
@@ -61,8 +61,8 @@ class Unserved:
 
         async def rows(store: Store) -> list[str]:
             found: list[str] = []
-            async for batch in store.inventory.walk(selection):
-                found += map(shorten, json.loads(b"[%b]" % files_json([kept for kept, _ in batch])))
+            async for listed in store.inventory.walk(selection):
+                found += map(shorten, json.loads(b"[%b]" % files_json(listed.kept)))
             return found
 
         return self._within(rows, [])
@@ -75,7 +75,10 @@ class Unserved:
         with contextlib.suppress(OSError):
             free, _ = free_space(cache.dir, cache.min_free)
         limits = models.Limits(
-            max_size=cache.max_size, responses_max_size=cache.responses_max_size, min_free=cache.min_free
+            max_size=cache.max_size,
+            responses_max_size=cache.responses_max_size,
+            mounts_max_size=cache.mounts_max_size,
+            min_free=cache.min_free,
         )
         return _json(info_of(cache.dir, sums, limits, free=free, degraded=degraded))
 
@@ -103,6 +106,7 @@ class Unserved:
             cache.dir,
             max_size=cache.max_size,
             responses_max_size=cache.responses_max_size,
+            mounts_max_size=cache.mounts_max_size,
             min_free=cache.min_free,
         )
         try:

@@ -1,51 +1,45 @@
-"""One request to an index, streamed back: pools, egress guard, redirects by hand, retries before the first
+"""One request to an index or a mount, streamed back: pools, egress guard, redirects by hand, retries before the first
 byte.
 
-The only module that speaks HTTP as a client. Every way to fail ends in UpstreamFailed with constant text: no
-URL, no header and no aiohttp exception leaves this module.
+The only room that speaks HTTP as a client. Every way to fail ends in UpstreamFailed with constant text: no
+URL, no header and no aiohttp exception leaves it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import socket
-import ssl
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Literal
 
-import aiohttp
-from aiohttp import ClientResponse, ClientSession, hdrs
-from yarl import URL
+from aiohttp import ClientSession
 
 from proxy import egress
 from proxy.breaker import Patience
-from proxy.calls import PAUSE, Call, Site
-from proxy.connections import FILES, FLIGHT, PAGES, Budget, Dropped, Flight, open_session, trusting, user_agent
-from proxy.egress import Address, Destination
+from proxy.calls import Call, Forward, Site
+from proxy.connections import FILES, PAGES, Budget, open_session, user_agent
+from proxy.core.messages import Headers
+from proxy.egress import Destination
 from proxy.errors import UpstreamFailed
-from proxy.events import UpstreamEvent, UpstreamObserver
-from proxy.replies import FailedHop, Reply, drain, explained, location_header, passing, reply_of, rest_of, violation_of
-from proxy.rests import Place, Rests
+from proxy.events import UpstreamObserver
+from proxy.hops import STOPPING, Heard, Hops
+from proxy.replies import Reply, drain, location_header, passing, reply_of
+from proxy.rests import Rests
+from proxy.uploads import Body, lines
 
-Pool = Literal["page", "file"]
+Pool = Literal["page", "file", "mount", "upload"]
 
 HEAD_WITHIN = 60.0
 """Seconds until the head of the final response, with redirects, retries and the wait for a connection."""
 
-_STOPPING = "the proxy is shutting down"
-_OWN_ADDRESSES_FOR = 60.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_Heard = tuple[ClientResponse, float, float]
-"""A head, when it was asked for (since the epoch), and how many seconds it took."""
 
 
 class Upstream:
     """All that is asked of all indexes. Connections are per index and pool: one that was opened under the
-    permissions of one index is never used by another, and big files never keep pages waiting."""
+    permissions of one index is never used by another, and neither do big files keep pages waiting nor slow uploads
+    those who only read."""
 
     def __init__(
         self,
@@ -57,17 +51,14 @@ class Upstream:
         observers: Sequence[UpstreamObserver] = (),
     ) -> None:
         self._rests = Rests(patience)
-        self._observers = observers
+        self._hops = Hops(self._rests, observers)
         self._sites = {site.name: (site, egress.parse(site.url)) for site in sites}
-        self._budgets: dict[Pool, Budget] = {"page": pages, "file": files}
+        self._budgets: dict[Pool, Budget] = {"page": pages, "file": files, "mount": files, "upload": files}
         self._sessions: dict[tuple[str, Pool], ClientSession] = {}
-        self._trusts: dict[str, ssl.SSLContext] = {}
-        self._own: dict[str, tuple[float, frozenset[Address]]] = {}
-        self._closed = False
 
     async def close(self) -> None:
         """Close every connection, also those in use; later requests fail with 503."""
-        self._closed = True
+        self._hops.closed = True
         sessions = list(self._sessions.values())
         self._sessions.clear()
         for session in sessions:
@@ -114,25 +105,98 @@ class Upstream:
         )  # fmt: skip
         try:
             async with asyncio.timeout(min(HEAD_WITHIN, budget.total or HEAD_WITHIN)):
-                (response, asked_at, seconds), there = await self._follow(call, url)
+                heard, there = await self._follow(call, url)
         except TimeoutError:
             raise passing("no answer in time") from None
-        reply = reply_of(response, there, asked_at, bodiless=method == "HEAD", idle=budget.idle)
-        try:
+        async with self._replied(call, there, heard) as reply:
             if reply.head.status in site.missing:
                 reply.head = replace(reply.head, status=404)
+            yield reply
+
+    def forward(
+        self,
+        site: str,
+        url: str,
+        *,
+        method: str,
+        headers: Headers,
+        chunks: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> AbstractAsyncContextManager[Reply]:
+        """Pass a client's request on to a mount: these lines, but for Host, the framing and Expect, and this body:
+        ``length`` bytes of ``chunks``, in chunks where that is None.
+
+        Any final status comes back as a Reply, once: redirects too, and early ones, beside which the upload goes on
+        until the answer is complete. Raises what ``chunks`` raise while there is no answer, and UpstreamFailed as
+        ``open`` does; a 429 or a 503 makes nobody rest. The limit on the wait for an answer begins to count when all
+        is sent. When the context is left nobody reads ``chunks`` any more, and a body that was not sent whole has been
+        cut.
+        """
+        return self._forward(site, url, method, headers, chunks, length)
+
+    @asynccontextmanager
+    async def _forward(
+        self,
+        name: str,
+        url: str,
+        method: str,
+        headers: Headers,
+        chunks: AsyncIterator[bytes] | None,
+        length: int | None,
+    ) -> AsyncIterator[Reply]:
+        site, configured = self._sites[name]
+        budget = self._budgets["mount"]
+        there = egress.parse(url)
+        if there.origin != configured.origin:
+            raise UpstreamFailed("another origin than that of the mount")
+        body = None if chunks is None else Body(chunks, length, stall=budget.idle, within=HEAD_WITHIN)
+        call = Forward(
+            site, configured, budget, self._session(site, "mount" if body is None else "upload"), method, None,
+            budget.retries, {}, lines=lines(headers), body=body,
+        )  # fmt: skip
+        try:
+            heard = await self._answer(call, there)
+            async with self._replied(call, there, heard) as reply:
+                yield reply
+        finally:
+            if body is not None:
+                await body.ended()
+
+    async def _answer(self, call: Forward, there: Destination) -> Heard:
+        """What the mount answers, in time."""
+        body = call.body
+        try:
+            async with asyncio.timeout(HEAD_WITHIN) as limit:
+                if body is not None:
+                    body.limit = limit
+                return await self._hops.answered(call, there)
+        except TimeoutError:
+            raise passing("no answer in time") from None
+        except UpstreamFailed:
+            if body is not None and body.broken is not None:
+                raise body.broken from None
+            raise
+        finally:
+            if body is not None:
+                body.limit = None
+
+    @asynccontextmanager
+    async def _replied(self, call: Call, there: Destination, heard: Heard) -> AsyncIterator[Reply]:
+        response, asked_at, seconds = heard
+        reply = reply_of(response, there, asked_at, bodiless=call.method == "HEAD", idle=call.budget.idle)
+        try:
             yield reply
         finally:
             # A body read to its end has given its connection back already, then this does nothing.
             response.close()
-            self._tell(call, response.status, seconds, *reply.account())
+            self._hops.tell(call, response.status, seconds, *reply.account())
 
-    async def _follow(self, call: Call, url: str) -> tuple[_Heard, Destination]:
+    async def _follow(self, call: Call, url: str) -> tuple[Heard, Destination]:
         proxied = call.site.proxy is not None
         here = egress.parse(url)
         egress.admit(here, call.configured, proxied=proxied)
         for _ in range(call.budget.redirects + 1):
-            response, _, seconds = heard = await self._answered(call, here)
+            response, _, seconds = heard = await self._hops.answered(call, here)
             if response.status not in _REDIRECTS:
                 return heard, here
             try:
@@ -141,119 +205,15 @@ class Upstream:
                 await drain(response)
             finally:
                 response.close()
-                self._tell(call, response.status, seconds)
+                self._hops.tell(call, response.status, seconds)
             here = there
         raise UpstreamFailed("more redirects than allowed")
 
-    async def _answered(self, call: Call, there: Destination) -> _Heard:
-        """One hop, asked again where that may help: nothing of an answer has been used yet, and GET and HEAD
-        are idempotent (RFC 9110 §9.2.2)."""
-        place = call.site.name, there.origin
-        probe = self._rests.admit(place, asyncio.get_running_loop().time())
-        while True:
-            try:
-                return await self._attempt(call, there, place)
-            except FailedHop as failed:
-                if probe or not call.may_retry(failed.kind):
-                    # Without its context: that would carry the URL into a traceback.
-                    raise failed.failure from None
-            await asyncio.sleep(random.uniform(*PAUSE))
-
-    async def _attempt(self, call: Call, there: Destination, place: Place) -> _Heard:
-        """One request, and a word of what became of it: to the breaker, and of none to the observers."""
-        now = asyncio.get_running_loop().time
-        began = now()
-        try:
-            response, asked_at = await self._ask(call, there)
-        except FailedHop as failed:
-            if failed.counts:
-                self._rests.failed(place, there.url if failed.connected else None, now())
-            self._tell(call, failed.failure.upstream_status, now() - began, because=failed.failure.because)
-            raise
-        except asyncio.CancelledError:
-            self._tell(call, None, now() - began)
-            raise
-        finally:
-            # What was refused by us or cancelled says nothing about the origin.
-            self._rests.dropped(place)
-        status, rest = response.status, rest_of(response)
-        self._rests.answered(place, there.url, now(), status=status, rest=rest, method=call.method)
-        return response, asked_at, now() - began
-
-    def _tell(self, call: Call, status: int | None, seconds: float, received: int = 0, because: str = "") -> None:
-        event = UpstreamEvent(call.site.name, status, seconds, received, because)
-        for observer in self._observers:
-            observer(event)
-
-    async def _ask(self, call: Call, there: Destination) -> tuple[ClientResponse, float]:
-        site = call.site
-        # With a forward proxy the only socket is the one to it, and its host was configured.
-        named = site.proxy is None and there.host != call.configured.host
-        own = await self._own_addresses(call) if named else frozenset()
-        flight = Flight(not named, own, site.private, call.budget.connect)
-        verify = await self._trust(site.ca_file) if site.ca_file else True
-        if call.session.closed:
-            raise passing(_STOPPING)
-        current = FLIGHT.set(flight)
-        asked_at = time.time()
-        try:
-            response = await call.session.request(
-                call.method,
-                URL(there.url, encoded=True),
-                headers=call.headers_for(there),
-                allow_redirects=False,
-                ssl=verify,
-                proxy=site.proxy,
-                proxy_headers={hdrs.USER_AGENT: user_agent()} if site.proxy else None,
-                timeout=call.timeout(),
-            )
-        except (aiohttp.ClientError, OSError, ValueError, Dropped) as exc:
-            raise explained(exc, refused=flight.refused and not flight.made, reused=not flight.made) from None
-        except asyncio.CancelledError:
-            # close() cancels what waits for a connection or a name. Nobody cancelled this task then, and a
-            # CancelledError it did not ask for would end it without a word.
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                raise passing(_STOPPING) from None
-            raise
-        finally:
-            FLIGHT.reset(current)
-        violation = violation_of(response, call.headers)
-        if violation is not None:
-            response.close()
-            raise FailedHop("protocol", passing(violation, response.status), connected=True)
-        return response, asked_at
-
-    async def _own_addresses(self, call: Call) -> frozenset[Address]:
-        """Where the index's own host is now, as far back as a minute; nowhere when it cannot be resolved, so
-        that doubt allows less."""
-        loop = asyncio.get_running_loop()
-        until, addresses = self._own.get(call.site.name, (0.0, frozenset[Address]()))
-        if loop.time() < until:
-            return addresses
-        place = call.configured
-        try:
-            async with asyncio.timeout(call.budget.connect):
-                infos = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-            addresses = frozenset(egress.address_of(str(info[4][0])) for info in infos)
-        except (OSError, ValueError):
-            addresses = frozenset()
-        self._own[call.site.name] = (loop.time() + _OWN_ADDRESSES_FOR, addresses)
-        return addresses
-
-    async def _trust(self, ca_file: str) -> ssl.SSLContext:
-        """Made on first use and in a thread: reading the system's certificates takes tens of milliseconds."""
-        if ca_file not in self._trusts:
-            try:
-                self._trusts[ca_file] = await asyncio.to_thread(trusting, ca_file)
-            except (OSError, ValueError):
-                raise UpstreamFailed("the CA file of the index cannot be used") from None
-        return self._trusts[ca_file]
-
     def _session(self, site: Site, pool: Pool) -> ClientSession:
-        if self._closed:
-            raise passing(_STOPPING)
+        if self._hops.closed:
+            raise passing(STOPPING)
         session = self._sessions.get((site.name, pool))
         if session is None:
-            session = self._sessions[site.name, pool] = open_session(self._budgets[pool])
+            agent = None if pool in ("mount", "upload") else user_agent()
+            session = self._sessions[site.name, pool] = open_session(self._budgets[pool], agent=agent)
         return session

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from tests.harness.clients import Fresh, Installer, Pip, make_pip
 from tests.harness.desk import Desk
+from tests.harness.fronts import installed
 from tests.harness.server import ProxyServer
 from tests.harness.toolbox import TOOLS, Tool, Toolbox
+from tests.harness.trees import Tree
 from tests.harness.tripwire import Tripwire
 from tests.harness.upstream import Upstream
 
+# What an example takes says how busy the machine is, not whether it holds.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 INSTALLERS = ("pip-23.2", "pip-newest", "uv")
 
 
@@ -58,6 +64,18 @@ def start_proxy(tmp_path: Path) -> Iterator[Callable[..., ProxyServer]]:
         yield start
     for proxy in started:
         print(f"--- what the proxy in {proxy.directory} said:\n{proxy.stderr}")  # shown where a test failed
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[[str], Tree]:
+    """``make_tree("nginx")`` is a tree which that program will serve; skips (fails in CI) where it is not installed."""
+
+    def make(program: str) -> Tree:
+        if program == "nginx" and not installed(program):
+            missing("nginx is missing")
+        return Tree(program, tmp_path / "origin")
+
+    return make
 
 
 @pytest.fixture

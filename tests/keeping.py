@@ -25,7 +25,7 @@ def entry_of(key: str, body: bytes, *, tag: str = TAG, etag: str = '"1"') -> Ent
 
 async def open_store(directory: Path, **options: Any) -> Store:
     """A swept store with roomy limits, unless told otherwise."""
-    options = {"max_size": 10**8, "responses_max_size": 10**8, "min_free": 0, **options}
+    options = {"max_size": 10**8, "responses_max_size": 10**8, "mounts_max_size": 10**8, "min_free": 0, **options}
     store = await Store.open(directory, **options)
     await store.swept()
     return store

@@ -33,10 +33,11 @@ ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "canary-" + "t" * 40
 INFO: dict[str, Any] = {
     "dir": "/c",
-    "locations": {"wheels": "/c/wheels", "responses": "/c/responses"},
+    "locations": {"wheels": "/c/wheels", "responses": "/c/responses", "mounts": "/c/mounts"},
     "wheels": {"count": 2, "bytes": 25_300},
     "sdists": {"count": 1, "bytes": 999},
     "responses": {"count": 7, "bytes": 1_500_000},
+    "mounts": {"count": 4, "bytes": 3_000_000},
 }
 # What a terminal would obey, and what is no number of bytes, or a strange one.
 STRANGE: tuple[Any, ...] = ("\x1b[2J", "1", None, True, -1, 1.5, float("nan"), float("inf"), 10**400)
@@ -67,7 +68,7 @@ def file(filename: str | None, size: int = 13_000, **more: object) -> dict[str, 
 # --- words
 
 
-def test_info_has_the_lines_of_pip_and_two_for_sdists() -> None:
+def test_info_has_the_lines_of_pip_and_ours_for_the_rest() -> None:
     """In pip's order; what pip has none of comes last."""
     assert pipwords.info(INFO) == [
         "Package index page cache location: /c/responses",
@@ -78,6 +79,9 @@ def test_info_has_the_lines_of_pip_and_two_for_sdists() -> None:
         "Number of locally built wheels: 2",
         "Source distributions size: 999 bytes",
         "Number of source distributions: 1",
+        "Mounts location: /c/mounts",
+        "Mounts size: 3.0 MB",
+        "Number of files of mounts: 4",
     ]
 
 
@@ -88,6 +92,8 @@ def test_info_has_the_lines_of_pip_and_two_for_sdists() -> None:
         (file("six-1.tar.gz", 1_001, kind="sdist"), " - six-1.tar.gz (1.0 kB)"),
         (file(None, 12, kind="response", what="page"), " - page of six (index pypi) (12 bytes)"),
         (file(None, 12, kind="response", what="projects", project=""), " - projects (index pypi) (12 bytes)"),
+        (file(None, 12, kind="mount", what="raw", index="m", url="http://o/a/"), " - http://o/a/ (mount m) (12 bytes)"),
+        (file(None, 12, kind="mount", what="raw", index="m", url=None), " - raw (mount m) (12 bytes)"),
         (file("six\x1b[31m-1\n.whl", 1), " - six?[31m-1?.whl (1 bytes)"),
     ],
 )
@@ -103,6 +109,8 @@ def test_a_line_of_a_list(about: dict[str, Any], line: str) -> None:
         (("sdist", "wheel"), "No locally built wheels cached."),
         (("sdist",), "No source distributions cached."),
         (("response", "sdist"), "No source distributions or responses cached."),
+        (("mount",), "No files of mounts cached."),
+        (("mount", "sdist"), "No source distributions or files of mounts cached."),
     ],
 )
 def test_an_empty_list_says_what_there_is_none_of(kinds: tuple[str, ...], said: str) -> None:

@@ -137,6 +137,17 @@ def test_check_says_what_would_be_served(config: Path, capsys: pytest.CaptureFix
     assert not (config.parent / "cache").exists()
 
 
+def test_check_names_mounts(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with where it answers, how long it is fresh, and whether it is shown credentials."""
+    mounts = '[[mount]]\nname = "a"\nurl = "https://example.com/x"\n[[mount]]\nname = "b"\nurl = "http://127.0.0.1:1"\n'
+    config.write_text(config.read_text() + mounts + 'default_ttl = "1m"\npass_credentials = true\n')
+    assert cli.main(["check", "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "\nmount      a at /raw/a/: https://example.com/x/, fresh for 0s where it does not say\n" in said
+    assert "\nmount      b at /raw/b/: http://127.0.0.1:1/, fresh for 1m where it does not say, credentials are" in said
+    assert "2GB of pages, 10GB of mounts" in said
+
+
 def test_check_of_the_defaults_names_pypi(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a file there is still something to serve."""
     assert cli.main(["check"]) == 0
@@ -310,6 +321,17 @@ def test_a_cache_directory_that_is_no_directory_exits_with_73(config: Path) -> N
     done = run("serve", "--config", str(config))
     assert done.returncode == cli.EX_CANTCREAT
     assert complaint(done).startswith(f"cache.dir: {config.parent / 'cache'}: ")
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_the_start_line_names_mounts(tmp_path: Path, format_: str) -> None:
+    """Where each is to be found, and where it leads."""
+    index, mount = "http://127.0.0.1:1/simple/", "http://127.0.0.1:1/tree/"
+    log = {"log": {"format": format_}}
+    with ProxyServer(tmp_path, {"a": index}, mounts={"m": mount, "n": mount}, settings=log) as server:
+        assert f"; /raw/m/ is {mount}; /raw/n/ is {mount}; " in server.stderr
+        if format_ == "json":
+            assert server.log_lines("started")[0]["mounts"] == ["m", "n"]
 
 
 def test_a_second_owner_exits_with_75(start_proxy: Callable[..., ProxyServer]) -> None:

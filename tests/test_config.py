@@ -8,24 +8,28 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from proxy import spelling
 from proxy.config import SECTIONS, SettingError, Settings, _pypi_endpoint, load
-from proxy.sections import FROM_ENVIRONMENT, Index
+from proxy.core.messages import Rules
+from proxy.rules import mount_rules
+from proxy.sections import FROM_ENVIRONMENT, Index, Mount
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "config.example.toml"
 INDEX = '[[index]]\nname = "a"\nurl = "https://example.com/simple/"\n'
+MOUNT = '[[mount]]\nname = "m"\nurl = "https://example.com/tree/"\n'
 ENVIRONMENT_INDEX = '[{"name": "a", "url": "https://example.com/simple"}]'
 
 
@@ -114,6 +118,83 @@ def test_example_index_works_when_its_marks_are_removed(written: Callable[[str],
     )
     (index,) = load(written(bearer.replace("/etc/pip-cache-proxy/internal.token", str(token)))).index
     assert index.token_file == token
+
+
+def test_example_mount_works_when_its_marks_are_removed(written: Callable[[str], Path]) -> None:
+    """Its block is right, names every key, and what it shows is what counts without it."""
+    block = EXAMPLE.read_text().split("# [[mount]]\n")[1].split("\n\n\n")[0]
+    lines = [line.removeprefix("#").removeprefix(" ") for line in block.splitlines()]
+    table = "\n".join(["[[mount]]", *(line for line in lines if " = " in line and not line.startswith("#"))])
+    assert set(tomllib.loads(table)["mount"][0]) == set(Mount.model_fields)
+    settings = load(written(table))
+    (mount,) = settings.mount
+    bare = Mount(name=mount.name, url=mount.url)
+    assert (mount.name, mount.url) == ("builds", "https://example.com/builds/")
+    assert mount_rules(settings, mount) == mount_rules(settings, bare)
+    assert (mount.private, mount.pass_credentials) == (bare.private, bare.pass_credentials) == (False, False)
+
+
+# --- mounts
+
+
+def test_without_a_mount_there_is_none() -> None:
+    """Nothing but indexes is served unless somebody says so."""
+    assert load().mount == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://example.com", "https://example.com/"),
+        ("HTTP://Example.COM:8080/Builds", "http://example.com:8080/Builds/"),
+        ("http://[::1]:3141/a//", "http://[::1]:3141/a//"),
+        ("http://127.0.0.1/a%20b/%7E;x/", "http://127.0.0.1/a%20b/%7E;x/"),
+    ],
+)
+def test_mount_urls(url: str, expected: str) -> None:
+    """They end in a slash, and their paths stay as they are spelled: what is asked for is put behind them."""
+    assert spelling.parse_mount_url(url) == expected
+
+
+RULES = Rules(
+    default_ttl=0.0,
+    max_ttl=2.0**31,
+    heuristic_fraction=0.1,
+    heuristic_cap=86_400.0,
+    negative_ttl=60.0,
+    stale_if_error=604_800.0,
+    stale_while_revalidate=0.0,
+    stale_after=1.0,
+    reload="limited",
+    min_reload_interval=10.0,
+    transparent=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("", {}),
+        # What is said for pages alone stays with them; the rest is inherited...
+        ('[freshness]\ndefault_ttl = "1m"\nmax_ttl = "2m"', {}),
+        ('[freshness]\nstale_if_error = "1m"', {"stale_if_error": 60.0}),
+        ('[freshness]\nstale_while_revalidate = "1m"', {"stale_while_revalidate": 60.0}),
+        ('[freshness]\nreload = "honour"', {"reload": "honour"}),
+        ('[freshness]\nmin_reload_interval = "1m"', {"min_reload_interval": 60.0}),
+        ("[freshness]\noffline = true", {"offline": True}),
+        ('[freshness]\nstale_after = "2s"\nnegative_ttl = "2m"', {}),
+        # ... unless the mount has its own, which may be nothing.
+        ('default_ttl = "1m"', {"default_ttl": 60.0}),
+        ("stale_if_error = 0", {"stale_if_error": 0.0}),
+        ('stale_while_revalidate = "1m"\n[freshness]\nstale_while_revalidate = 1', {"stale_while_revalidate": 60.0}),
+        ('reload = "ignore"', {"reload": "ignore"}),
+        ("min_reload_interval = 0", {"min_reload_interval": 0.0}),
+    ],
+)
+def test_rules_of_a_mount(written: Callable[[str], Path], text: str, changed: Mapping[str, Any]) -> None:
+    """RFC 9111 as it stands, with the freshness of its own or that of pages."""
+    settings = load(written(f"{MOUNT}{text}"))
+    assert mount_rules(settings, settings.mount[0]) == replace(RULES, **changed)
 
 
 # --- defaults
@@ -246,6 +327,14 @@ def test_environment_replaces_the_list_of_indexes(
     assert [(index.name, index.url) for index in load(written(INDEX)).index] == [("b", "http://127.0.0.1:1/b/")]
 
 
+def test_the_environment_may_list_mounts(written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIPCACHEPROXY_MOUNT is a whole list in JSON, too, and replaces that of the file."""
+    monkeypatch.setenv("PIPCACHEPROXY_MOUNT", '[{"name": "n", "url": "http://127.0.0.1:1/b", "default_ttl": "1m"}]')
+    settings = load(written(INDEX + MOUNT))
+    assert settings.mount == (Mount(name="n", url="http://127.0.0.1:1/b/", default_ttl=60.0),)
+    assert [index.name for index in settings.index] == ["a"]
+
+
 def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only load does: Settings() is the same everywhere."""
     monkeypatch.setenv("PIPCACHEPROXY_SERVER__PORT", "1")
@@ -337,6 +426,29 @@ def test_defaults_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch
         (f'{INDEX}ca_file = "/nowhere/ca.pem"', "index[0].ca_file", "expected a readable file of certificates"),
         (f'{INDEX}ca_file = "{EXAMPLE}"', "index[0].ca_file", "expected a file of certificates in PEM"),
         (f'{INDEX}private = "maybe"', "index[0].private", "expected true or false"),
+        ('[mount]\nname = "m"', "mount", "expected a list of tables ([[mount]])"),
+        ("mount = [1]", "mount[0]", "expected a table"),
+        ('[[mount]]\nname = "m"', "mount[0].url", "is required"),
+        ('[[mount]]\nurl = "https://example.com/"', "mount[0].name", "is required"),
+        (MOUNT.replace('"m"', '"M"'), "mount[0].name", "expected lower-case letters"),
+        (MOUNT.replace('"m"', '"a/b"'), "mount[0].name", "expected lower-case letters"),
+        (MOUNT.replace("https:", "ftp:"), "mount[0].url", "expected the URL of a directory"),
+        (MOUNT.replace("tree/", "tree/?a"), "mount[0].url", "expected the URL of a directory"),
+        (MOUNT.replace("example", "me:hunter2-canary@example"), "mount[0].url", "expected the URL of a directory"),
+        (f"{MOUNT}{MOUNT}", "mount", '"m" is the name of another mount or an index, too: expected one of its own'),
+        (INDEX + MOUNT.replace('"m"', '"a"'), "mount", '"a" is the name of another mount or an index, too'),
+        (MOUNT.replace('"m"', '"pypi"'), "mount", '"pypi" is the name of another mount or an index, too'),
+        (f'{MOUNT}private = "maybe"', "mount[0].private", "expected true or false"),
+        (f"{MOUNT}default_ttl = -1", "mount[0].default_ttl", "expected a duration"),
+        (f'{MOUNT}stale_if_error = "soon"', "mount[0].stale_if_error", "expected a duration"),
+        (f'{MOUNT}stale_while_revalidate = ""', "mount[0].stale_while_revalidate", "expected a duration"),
+        (f'{MOUNT}min_reload_interval = "1y"', "mount[0].min_reload_interval", "expected a duration"),
+        (f'{MOUNT}reload = "never"', "mount[0].reload", "expected 'limited', 'ignore' or 'honour'"),
+        (f"{MOUNT}pass_credentials = []", "mount[0].pass_credentials", "expected true or false"),
+        (f'{MOUNT}pass_credential = "x"', "mount[0].pass_credential", "unknown key; did you mean pass_credentials?"),
+        (f'{MOUNT}username = "x"', "mount[0].username", "unknown key"),
+        (f'{MOUNT}max_ttl = "1d"', "mount[0].max_ttl", "unknown key"),
+        ("mounts = []", "mounts", "unknown key; did you mean mount?"),
     ],
 )
 def test_a_mistake_in_the_file_names_its_key(written: Callable[[str], Path], text: str, key: str, message: str) -> None:
@@ -361,6 +473,9 @@ def test_a_mistake_in_the_file_names_its_key(written: Callable[[str], Path], tex
         ("PIPCACHEPROXY_INDEX", '{"name": "a"}', "index"),
         ("PIPCACHEPROXY_INDEX", "example.com", "index[0]"),
         ("PIPCACHEPROXY_INDEX", '[{"name": "a"}]', "index[0].url"),
+        ("PIPCACHEPROXY_MOUNT", "[", "mount"),
+        ("PIPCACHEPROXY_MOUNT", '[{"name": "a"}]', "mount[0].url"),
+        ("PIPCACHEPROXY_MOUNT", '[{"name": "pypi", "url": "https://example.com/"}]', "mount"),
     ],
 )
 def test_a_mistake_in_the_environment_names_its_variable(
@@ -384,6 +499,8 @@ def test_a_mistake_in_the_environment_names_its_variable(
         "PIPCACHEPROXY_SERVER_PORT",
         "PIPCACHEPROXY_SEVER__PORT",
         "PIPCACHEPROXY_INDEX__0__URL",
+        "PIPCACHEPROXY_MOUNT__0__URL",
+        "PIPCACHEPROXY_MOUNT_M_TOKEN",
         "pipcacheproxy_port",
     ],
 )
@@ -755,6 +872,7 @@ PARSERS: list[Callable[[str], object]] = [
     spelling.parse_allowed_host,
     spelling.parse_index_name,
     spelling.parse_index_url,
+    spelling.parse_mount_url,
     spelling.parse_proxy_url,
     spelling.parse_list,
 ]
@@ -771,6 +889,7 @@ def message_of(parse: Callable[[str], object], text: str) -> str | None:
 
 @pytest.mark.parametrize("parse", PARSERS)
 @given(text=st.text() | st.from_regex(r"\A(https?://)?[\[\]:/@a-z0-9%.]*\Z"))
+@example(text="0" * 300)
 def test_spellings_only_ever_raise_errors_of_ours(parse: Callable[[str], object], text: str) -> None:
     """Whatever a file holds, a mistake is a mistake and not a crash, and its message is our own."""
     assert (message_of(parse, text) or "expected").startswith("expected")
@@ -818,6 +937,8 @@ def test_what_is_no_index_url(url: str) -> None:
     """http or https with a host, and nothing that would not be sent as it stands."""
     with pytest.raises(ValueError, match="expected the URL of a Simple API"):
         spelling.parse_index_url(url)
+    with pytest.raises(ValueError, match="expected the URL of a directory"):
+        spelling.parse_mount_url(url)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ async def test_planted_pickles_are_never_loaded(tmp_path: Path, room: str) -> No
     query(where, PLANT, "binary", 1, TAG, len(payload), BINARY, file, None)
     query(where, PLANT, "text", 1, TAG, 1, TEXT, file, "x")
     query(where, PLANT, "number", 1, TAG, 1, RAW, None, 1)
-    store = await Store.open(tmp_path / "cache", max_size=10**6, responses_max_size=10**6, min_free=0)
+    limits = {"max_size": 10**6, "responses_max_size": 10**6, "mounts_max_size": 10**6}
+    store = await Store.open(tmp_path / "cache", **limits, min_free=0)
     for key in ("inline", "file", "binary", "text", "number"):
         assert await store.read(key) is None
         assert await store.entry("wheels", key) is None

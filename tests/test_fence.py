@@ -145,6 +145,10 @@ def test_of_removals_that_are_forgotten_everything_is_doubted(monkeypatch: pytes
             "",
             ("response", "default", "six", f"{NAME}.metadata"),
         ),
+        ("mounts", "raw|builds|b%20c.txt?1|0f", "builds/", "ab/0/x", ("mount", "builds", "", "b%20c.txt?1")),
+        ("mounts", "raw|builds|a|b|", "builds/", "ab/0123/body", ("mount", "builds", "", "a|b")),
+        ("mounts", "raw|builds||", "builds/", "", ("mount", "builds", "", "")),
+        ("responses", "variants|builds|a", "builds/", "", ("response", "builds", "", None)),
         ("responses", "metadata", "strange", "", ("response", "strange", "", None)),
     ],
 )

@@ -62,6 +62,10 @@ async def wheels(store, project, number, size):
         name = f"{project}{each}-1-py3-none-any.whl"
         key = f"file|test|files.example.com/{name}|sha256|00"
         await keep(store, key, os.urandom(size), tag=f"test/{project}{each}", name=name)
+async def mounts(store, name, number, size):
+    for each in range(number):
+        body = os.urandom(size)
+        await keep(store, f"raw|files|{name}{each}|", body, tag="files/", name=f"{name}{each}", room="mounts")
 async def full(store):
     fill()
     try:
@@ -71,6 +75,8 @@ async def full(store):
     else: raise SystemExit("the disk is not full")
     fill()
     assert store.degraded == "the disk is full"
+def whole(sums):
+    return sums.responses.bytes + sums.wheels.bytes + sums.mounts.bytes
 def main(script):
     asyncio.run(script())
     print("ok")
@@ -83,8 +89,9 @@ async def remove(store, pattern):
     before = store.inventory.sums()
     removed = await store.inventory.remove(Selection(pattern))
     sums = store.inventory.sums()
-    assert sums.responses.bytes + sums.wheels.bytes == before.responses.bytes + before.wheels.bytes - removed.bytes
+    assert whole(sums) == whole(before) - removed.bytes
     assert sums.wheels.bytes == sum(files_in(where / "wheels").values())
+    assert sums.mounts.bytes == sum(files_in(where / "mounts").values())
     assert not list((where / "incoming").iterdir())
     assert free() > 0
     assert store.degraded is None, store.degraded
@@ -100,27 +107,33 @@ async def script():
     if "wheels" in kinds:
         await wheels(store, "gone", 5, 5000)
         await wheels(store, "stays", 2, 5000)
+    if "mounts" in kinds:
+        await mounts(store, "gone", 5, 5000)
+        await mounts(store, "stays", 2, 5000)
     await full(store)
     if restarted:
         await store.close()
         fill()
         store = await open_store(where, **options)
     gone = await remove(store, "gone*")
-    assert len(gone) == 22 * ("pages" in kinds) + 5 * ("wheels" in kinds)
-    assert all(each.project.startswith("gone") for each in gone)
+    assert len(gone) == 22 * ("pages" in kinds) + 5 * ("wheels" in kinds) + 5 * ("mounts" in kinds)
+    assert all((each.project or each.filename).startswith("gone") for each in gone)
     for each in range(5 * ("pages" in kinds)):
         assert len(await store.read(f"page|test|stays{each}")) == 3000
     for each in range(2 * ("wheels" in kinds)):
         name = f"stays{each}-1-py3-none-any.whl"
         assert len(await body_of(store, f"file|test|files.example.com/{name}|sha256|00")) == 5000
+    for each in range(2 * ("mounts" in kinds)):
+        assert len(await body_of(store, f"raw|files|stays{each}|", "mounts")) == 5000
     assert await store.read("page|test|gone0") is None
     await remove(store, "*")
-    assert store.inventory.sums().responses.count == store.inventory.sums().wheels.count == 0
-    assert not [each for each in (where / "wheels").iterdir() if each.is_dir()]
-    assert taken(where / "wheels") + taken(where / "responses") < 300_000
+    assert whole(store.inventory.sums()) == 0
+    assert not [each for room in ("wheels", "mounts") for each in (where / room).iterdir() if each.is_dir()]
+    assert taken(where / "wheels") + taken(where / "responses") + taken(where / "mounts") < 450_000
     (disk / "other").unlink()
     await pages(store, "again", 3, 3000)
     await wheels(store, "again", 3, 3000)
+    await mounts(store, "again", 3, 3000)
     assert store.degraded is None
     assert all(room.logged for room in store._workers.rooms.values())
     wanted = min(ballast, os.statvfs(disk).f_blocks * 4096 // 16)
@@ -135,7 +148,7 @@ main(script)
 """
 
 
-@pytest.mark.parametrize("kinds", ["pages", "wheels", "pages+wheels"])
+@pytest.mark.parametrize("kinds", ["pages", "wheels", "mounts", "pages+wheels+mounts"])
 @pytest.mark.parametrize("when", ["running", "restarted"])
 @pytest.mark.parametrize("ballast", [0, 16 * MIB])
 def test_what_is_removed_goes(disk: SmallDisk, ballast: int, when: str, kinds: str) -> None:

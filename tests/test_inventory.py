@@ -17,12 +17,14 @@ import pytest
 import pytest_asyncio
 
 from proxy import stock
-from proxy.core.patterns import FILES, RESPONSES, Kind, Selection
+from proxy.core.mounted import body_name, raw_key, raw_name
+from proxy.core.patterns import FILES, MOUNTS, RESPONSES, Kind, Selection
 from proxy.core.urls import METADATA_SUFFIX, normalise_project
+from proxy.directory import ROOMS
 from proxy.entries import dump_entry
 from proxy.errors import StoreFailed
 from proxy.fence import name_of
-from proxy.kept import Cursor, Kept, Sum
+from proxy.kept import Cursor, Kept, Sum, Sums
 from proxy.store import Row, Store
 from tests.keeping import body_of, entry_of, files_in, keep, open_store, query
 
@@ -51,6 +53,15 @@ async def sdist(store: Store, project: str, version: str, *, size: int = 70, ind
     return await _body(store, index, project, version, ".tar.gz", size)
 
 
+async def raw(store: Store, rest: str, *, size: int = 15, mount: str = "main") -> Kept:
+    """Keep what a mount answered."""
+    key, name = raw_key(mount, rest, ""), body_name(rest)
+    entry = await keep(store, key, b"x" * size, room="mounts", tag=f"{mount}/", name=name)
+    kind: Kind = "mount"
+    about = (kind, "raw", mount, "", None, raw_name(rest), size, entry.sha256, entry.url, entry.body)
+    return Kept(*about, stored=0.0, last_used=0.0)
+
+
 async def _body(store: Store, index: str, name: str, version: str, ending: str, size: int) -> Kept:
     filename, project = f"{name}-{version}{ending}", normalise_project(name)
     key = f"file|{index}|files.example.com/{filename}|sha256=00"
@@ -62,7 +73,13 @@ async def _body(store: Store, index: str, name: str, version: str, ending: str, 
 
 async def listed(store: Store, selection: Selection, *, batch: int = 500) -> list[Kept]:
     """All of a walk."""
-    return [kept async for found in store.inventory.walk(selection, batch=batch) for kept, _ in found]
+    return [kept async for found in store.inventory.walk(selection, batch=batch) for kept in found.kept]
+
+
+async def cursors(store: Store, batch: int) -> list[Cursor]:
+    """The places of all rows."""
+    walk = store.inventory.walk(EVERYTHING, batch=batch)
+    return [found.cursor(number) async for found in walk for number in range(len(found.kept))]
 
 
 def undated(kept: Iterable[Kept]) -> list[Kept]:
@@ -86,18 +103,21 @@ def agree(store: Store) -> None:
     assert sums.responses == Sum(count, size)
     ((rows, bytes_of_rows),) = query(store.directory / "wheels", "SELECT count(*), coalesce(sum(size), 0) FROM Cache")
     assert (rows, bytes_of_rows) == (len(wheels), sum(wheels.values()))
+    mounts = files_in(store.directory / "mounts")
+    assert sums.mounts == Sum(len(mounts), sum(mounts.values()))
+    assert query(store.directory / "mounts", "SELECT count(*) FROM Cache") == [(len(mounts),)]
 
 
 def nothing_left(directory: Path) -> None:
     """No row, no file, no directory."""
-    for room in ("wheels", "responses"):
+    for room in ROOMS:
         assert query(directory / room, "SELECT count(*) FROM Cache") == [(0,)]
         assert [path for path in (directory / room).iterdir() if not path.name.startswith("cache.db")] == []
     assert list((directory / "incoming").iterdir()) == []
 
 
 async def fill(store: Store) -> None:
-    """Some of everything: bodies in both rooms, heads, values."""
+    """Some of everything: bodies in all rooms, heads, values."""
     for index in INDEXES:
         for project in ("six", "zope"):
             await wheel(store, project, "1.0", index=index, size=10)
@@ -107,6 +127,12 @@ async def fill(store: Store) -> None:
             page = entry_of(f"page|{index}|{project}", b"", tag=tag)
             await store.write([Row(page.key, dump_entry(page), tag), Row(f"{page.key}|v|json|2", b"x" * 40, tag)])
         await store.write([Row(f"projects|{index}", b"x" * 50, f"{index}/")])
+        await raw(store, "a/six-1.0.tar.gz?page=1", mount=index)
+
+
+def room_of(kept: Kept) -> str:
+    """Where it lies; rooms are in the order of their names."""
+    return {"mount": "mounts", "response": "responses"}.get(kept.kind, "wheels")
 
 
 # --- sums
@@ -182,17 +208,18 @@ import asyncio, random, sys
 from pathlib import Path
 from proxy.core.patterns import Selection
 from tests.keeping import open_store
-from tests.test_inventory import sdist, wheel
+from tests.test_inventory import raw, sdist, wheel
 choose = random.Random(int(sys.argv[2]))
 async def one(store):
     project, version = choose.choice(["six", "zope"]), f"1.{choose.randrange(9)}"
-    match choose.randrange(6):
+    match choose.randrange(7):
         case 0: await store.inventory.remove(Selection(project))
         case 1: await store.inventory.remove(Selection())
+        case 6: await raw(store, f"{project}/{version}", size=choose.randrange(5000))
         case 2: await sdist(store, project, version, size=choose.randrange(5000))
         case _: await wheel(store, project, version, size=choose.randrange(5000))
 async def main():
-    store = await open_store(Path(sys.argv[1]), max_size=40_000)
+    store = await open_store(Path(sys.argv[1]), max_size=40_000, mounts_max_size=20_000)
     while True:
         await asyncio.gather(*(one(store) for _ in range(4)))
         print("done", flush=True)
@@ -213,7 +240,7 @@ async def test_sums_agree_with_the_disk_after_a_kill(tmp_path: Path) -> None:
             for _ in range(choose.randrange(1, 15)):
                 assert worker.stdout.readline() == "done\n"
             worker.send_signal(signal.SIGKILL)
-        store = await open_store(tmp_path / "cache", max_size=40_000)
+        store = await open_store(tmp_path / "cache", max_size=40_000, mounts_max_size=20_000)
         agree(store)
         assert sum(each.size for each in await listed(store, Selection(kinds=FILES))) == store.stats().wheels.bytes
         await store.close()
@@ -305,16 +332,14 @@ async def test_the_order_is_that_of_rooms_and_rows(store: Store) -> None:
     """However many rows are looked at at once; and each place is in it. Where tags are asked for they come first."""
     await fill(store)
     all_of_it = await listed(store, EVERYTHING)
-    assert [each.kind == "response" for each in all_of_it] == sorted(
-        (each.kind == "response" for each in all_of_it), reverse=True
-    )
+    assert list(map(room_of, all_of_it)) == sorted(map(room_of, all_of_it))
     for some in (RESPONSES, FILES):
         tags = [f"{each.index}/{each.project}" for each in await listed(store, Selection(index="main", kinds=some))]
         assert tags == sorted(tags)
-    assert len(all_of_it) == 4 * (2 * 5 + 1)
+    assert len(all_of_it) == 4 * (2 * 5 + 2)
     for batch in (1, 2, 7):
         assert await listed(store, EVERYTHING, batch=batch) == all_of_it
-    places = [cursor async for found in store.inventory.walk(EVERYTHING) for _, cursor in found]
+    places = await cursors(store, 500)
     assert places == sorted(places, key=lambda place: (place.room, place.rowid))
     for number, place in enumerate(places):
         rest, cursor = await store.inventory.page(EVERYTHING, place, 100)
@@ -322,7 +347,7 @@ async def test_the_order_is_that_of_rooms_and_rows(store: Store) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("limit", [1, 2, 3, 12, 43, 44, 45])
+@pytest.mark.parametrize("limit", [1, 2, 3, 12, 47, 48, 49])
 @pytest.mark.parametrize(
     "selection", [EVERYTHING, Selection("six"), Selection(project="zope"), Selection(index="main")]
 )
@@ -393,13 +418,13 @@ async def test_filters_find_what_a_look_at_everything_finds(store: Store) -> Non
     await fill(store)
     await store.write([Row("slashes", b"x", "main/six/more")])
     everything = await listed(store, EVERYTHING)
-    assert len(everything) == 45
+    assert len(everything) == 49
     for index in (None, *INDEXES, "mai", "main1", ""):
         for project in (None, "six", "zope", "", "none"):
             selection = Selection(index=index, project=project)
             wanted = [each for each in everything if index in (None, each.index) and project in (None, each.project)]
             if selection != EVERYTHING:
-                wanted.sort(key=lambda each: (each.kind != "response", f"{each.index}/{each.project}"))
+                wanted.sort(key=lambda each: (room_of(each), f"{each.index}/{each.project}"))
             assert await listed(store, selection, batch=2) == wanted, (index, project)
             if len(wanted) > 1:
                 first, cursor = await store.inventory.page(selection, None, len(wanted) // 2)
@@ -424,6 +449,9 @@ async def test_filters_find_what_a_look_at_everything_finds(store: Store) -> Non
         EVERYTHING,
         Selection(kinds=FILES),
         Selection(kinds=RESPONSES),
+        Selection(kinds=MOUNTS),
+        Selection("six-*.gz", kinds=MOUNTS),
+        Selection(index="a", kinds=MOUNTS),
     ],
 )
 async def test_a_removal_takes_what_the_list_shows(tmp_path: Path, selection: Selection) -> None:
@@ -454,12 +482,12 @@ async def test_a_removal_takes_what_the_list_shows(tmp_path: Path, selection: Se
 
 def directories_in(store: Store) -> int:
     """Directories that hold bodies."""
-    return sum(path.is_dir() for room in ("wheels", "responses") for path in (store.directory / room).rglob("*"))
+    return sum(path.is_dir() for room in ROOMS for path in (store.directory / room).rglob("*"))
 
 
 def whole(sums: object) -> int:
     """Bytes of all kinds."""
-    return sum(getattr(sums, kind).bytes for kind in ("wheels", "sdists", "responses"))
+    return sum(getattr(sums, kind).bytes for kind in ("wheels", "sdists", "responses", "mounts"))
 
 
 @pytest.mark.asyncio
@@ -475,8 +503,8 @@ async def test_a_purge_leaves_nothing_and_readers_finish(store: Store, monkeypat
     readers = [await store.stored("wheels", key), await store.stored("responses", "projects|main")]
     before = whole(store.inventory.sums())
     removed = await store.inventory.remove(EVERYTHING)
-    assert (len(removed.files), removed.bytes) == (450 + 44 + 250, before)
-    assert store.inventory.sums() == type(store.inventory.sums())(Sum(0, 0), Sum(0, 0), Sum(0, 0))
+    assert (len(removed.files), removed.bytes) == (450 + 48 + 250, before)
+    assert store.inventory.sums() == Sums(Sum(0, 0), Sum(0, 0), Sum(0, 0), Sum(0, 0))
     nothing_left(store.directory)
     read = [reader.handle.read() for reader in readers if reader is not None]
     assert read == [b"x" * 10, b"list"]
@@ -550,8 +578,8 @@ STRANGE: tuple[tuple[object, ...], ...] = (
 
 
 def plant(directory: Path) -> None:
-    """Put them into both rooms, and one whose texts hold flipped bits."""
-    for room in ("wheels", "responses"):
+    """Put them into all rooms, and one whose texts hold flipped bits."""
+    for room in ROOMS:
         for row in STRANGE:
             query(directory / room, f"INSERT INTO Cache ({COLUMNS}) VALUES ({', '.join('?' * 10)})", *row)
         flipped = "CAST(x'6d61696eff2f80' AS TEXT)"
@@ -576,9 +604,9 @@ async def test_rows_that_we_did_not_write_stop_nobody(tmp_path: Path, before: bo
     found = await listed(store, EVERYTHING, batch=2)
     assert sum(each.project in ("six", "zope") for each in found) == 40
     assert all(each.size >= 0 and 0 <= each.stored < 253_402_300_800 for each in found)
-    places = [cursor async for batch in store.inventory.walk(EVERYTHING, batch=3) for _, cursor in batch]
+    places = await cursors(store, 3)
     assert len(places) == len(set(places)) == len(found)
-    assert (len(found) > 50) is not before  # the sweep has been there
+    assert (len(found) > 60) is not before  # the sweep has been there
     for project in ("six", "texttime", "none"):
         await store.inventory.remove(Selection(project=project))
     removed = await store.inventory.remove(EVERYTHING)

@@ -433,7 +433,8 @@ async def test_a_cancelled_adoption_goes_on_and_leaves_no_orphan(store: Store, t
         await asyncio.wait([task])
         await store.discard(spool)
     await store.close()
-    store = await Store.open(tmp_path / "cache", max_size=10**8, responses_max_size=10**8, min_free=0)
+    limits = {"max_size": 10**8, "responses_max_size": 10**8, "mounts_max_size": 10**8}
+    store = await Store.open(tmp_path / "cache", **limits, min_free=0)
     entries = await store.find("wheels", TAG)
     assert set(files_in(tmp_path / "cache/wheels")) == {
         entry.body.removeprefix("wheels/") for entry in entries

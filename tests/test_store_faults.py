@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from proxy.directory import ROOMS
 from proxy.errors import OwnedElsewhere, StoreFailed
+from proxy.eviction import BODIES
 from proxy.store import Row, Store
 from tests.keeping import NAME, TAG, body_of, files_in, keep, open_store, query
 
@@ -158,7 +160,7 @@ async def test_strays_of_every_kind_are_swept(tmp_path: Path) -> None:
     (cache / "incoming/folder/file").write_bytes(b"x")
     beside = (cache / kept[0].body).parent
     (beside / "beside.whl").write_bytes(b"x")
-    for room in ("wheels", "responses"):
+    for room in ROOMS:
         (cache / room / "aa/0123456789abcdef").mkdir(parents=True, exist_ok=True)
         (cache / room / "aa/0123456789abcdef/orphan.whl").write_bytes(b"x")
         (cache / room / "aa/0123456789abcdee").mkdir()
@@ -170,9 +172,8 @@ async def test_strays_of_every_kind_are_swept(tmp_path: Path) -> None:
     store = await open_store(cache)
     assert not list((cache / "incoming").iterdir())
     assert set(files_in(cache / "wheels")) == {entry.body.removeprefix("wheels/") for entry in kept}
-    assert [
-        path.name for path in (cache / "responses").iterdir() if not path.name.startswith("cache.db")
-    ] == []
+    for room in ("mounts", "responses"):
+        assert [path.name for path in (cache / room).iterdir() if not path.name.startswith("cache.db")] == []
     assert (tmp_path / "outside").exists()
     assert sum(1 for path in (cache / "wheels").glob("??/*")) == 300
     await store.close()
@@ -203,7 +204,8 @@ async def test_the_sweep_spares_what_is_adopted_meanwhile(tmp_path: Path) -> Non
         stray = tmp_path / f"cache/wheels/{number:02x}/0123456789abcdef/stray.whl"
         stray.parent.mkdir(parents=True)
         stray.write_bytes(b"x")
-    store = await Store.open(tmp_path / "cache", max_size=10**8, responses_max_size=10**8, min_free=0)
+    limits = {"max_size": 10**8, "responses_max_size": 10**8, "mounts_max_size": 10**8}
+    store = await Store.open(tmp_path / "cache", min_free=0, **limits)
     for start in range(0, 300, 20):
         await asyncio.gather(*(keep(store, f"key{number}", b"new") for number in range(start, start + 20)))
         await store.remove("wheels", [f"key{start}"])
@@ -241,8 +243,10 @@ from proxy.store import Row
 choose = random.Random(int(sys.argv[2]))
 async def one(store):
     key = f"key{choose.randrange(20)}"
-    match choose.randrange(4):
+    match choose.randrange(6):
         case 0: await store.remove("wheels", [key])
+        case 4: await store.invalidate("files", key)
+        case 5: await keep(store, f"raw|files|{key}|", key.encode() * choose.randrange(5000), tag=TAG, room="mounts")
         case 1: await store.write([Row(key, key.encode() * choose.randrange(5000), TAG)])
         case _: await keep(store, key, key.encode() * choose.randrange(1, 5000))
 async def main():
@@ -257,7 +261,6 @@ asyncio.run(main())
 async def test_kill_at_any_moment(tmp_path: Path) -> None:
     """After every kill: starts, right bytes, no orphans, the books agree with the disk."""
     choose = random.Random(8)
-    wheels = tmp_path / "cache/wheels"
     for cycle in range(10):
         with run(WORK, tmp_path / "cache", cycle) as worker:
             assert worker.stdout is not None
@@ -265,18 +268,20 @@ async def test_kill_at_any_moment(tmp_path: Path) -> None:
                 assert worker.stdout.readline() == "done\n"
             worker.send_signal(signal.SIGKILL)
         store = await open_store(tmp_path / "cache", max_size=200_000)
-        entries = await store.find("wheels", TAG)
-        for entry in entries:
-            body = await body_of(store, entry.key)
-            assert body is not None
-            assert hashlib.sha256(body).hexdigest() == entry.sha256
-            assert body.startswith(entry.key.encode())
+        for room in BODIES:
+            entries = await store.find(room, TAG)
+            for entry in entries:
+                body = await body_of(store, entry.key, room)
+                assert body is not None
+                assert hashlib.sha256(body).hexdigest() == entry.sha256
+                assert not body or body.startswith(entry.key.removeprefix("raw|files|").rstrip("|").encode())
+            files = files_in(tmp_path / "cache" / room)
+            assert set(files) == {entry.body.removeprefix(f"{room}/") for entry in entries}
+            stats = getattr(store.stats(), room)
+            assert (stats.count, stats.bytes) == (len(entries), sum(files.values()))
         for number in range(20):
             value = await store.read(f"key{number}")
             assert value is None or value == f"key{number}".encode() * (len(value) // len(f"key{number}"))
-        assert set(files_in(wheels)) == {entry.body.removeprefix("wheels/") for entry in entries}
-        assert store.stats().wheels.bytes == sum(files_in(wheels).values())
-        assert store.stats().wheels.count == len(entries)
         assert not list((tmp_path / "cache/incoming").iterdir())
         await store.close()
 

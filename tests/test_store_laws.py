@@ -12,7 +12,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from proxy.core.patterns import ALL, FILES, Kind, Selection
+from proxy.core.mounted import raw_key
+from proxy.core.patterns import ALL, FILES, MOUNTS, RESPONSES, Kind, Selection
 from proxy.errors import StoreFailed
 from proxy.store import Row, Store
 from tests.keeping import body_of, files_in, keep, open_store
@@ -27,7 +28,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
 class StoreAgainstModel(RuleBasedStateMachine):
-    """Both models keep their keys in the order of last use, the least recent first, as the store does."""
+    """The models keep their keys in the order of last use, the least recent first, as the store does."""
 
     @initialize()
     def begin(self) -> None:
@@ -36,14 +37,15 @@ class StoreAgainstModel(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.wheels: dict[str, bytes] = {}
         self.values: dict[str, bytes] = {}
+        self.mounts: dict[str, bytes] = {}
         # What was asked for when, counted in removals; and what these took.
         self.marks: dict[str, tuple[int, int]] = {}
         self.removals: list[tuple[frozenset[str], frozenset[Kind]]] = []
         self.store = self._open()
 
     def _open(self) -> Store:
-        work = open_store(self.directory / "cache", max_size=LIMIT, responses_max_size=LIMIT, memory=20_000)
-        return self.runner.run(work)
+        limits = {"max_size": LIMIT, "responses_max_size": LIMIT, "mounts_max_size": LIMIT}
+        return self.runner.run(open_store(self.directory / "cache", memory=20_000, **limits))
 
     @rule(key=KEYS, body=BODIES)
     def adopt(self, key: str, body: bytes) -> None:
@@ -57,6 +59,31 @@ class StoreAgainstModel(RuleBasedStateMachine):
         else:
             assert not forgotten
             _put(self.wheels, [(key, body)])
+
+    @rule(key=KEYS, body=BODIES)
+    def answer(self, key: str, body: bytes) -> None:
+        """The same of what a mount answered; an unsafe method removes, too."""
+        since, forgotten = self._asked([key], "mount")
+        try:
+            self.runner.run(keep(self.store, raw(key), body, tag=tag_of(key), name=key, room="mounts", since=since))
+        except StoreFailed:
+            assert forgotten or len(body) > LIMIT // 4
+        else:
+            assert not forgotten
+            _put(self.mounts, [(key, body)])
+
+    @rule(key=KEYS)
+    def invalidate(self, key: str) -> None:
+        """One URL goes, and what was asked for of it before."""
+        self.runner.run(self.store.invalidate("default", key))
+        self.mounts.pop(key, None)
+        self.removals.append((frozenset([key]), MOUNTS))
+
+    @rule(key=KEYS)
+    def answered(self, key: str) -> None:
+        """It is read as it was answered."""
+        assert self.runner.run(body_of(self.store, raw(key), "mounts")) == self.mounts.get(key)
+        _use(self.mounts, key)
 
     @rule(rows=st.dictionaries(KEYS, BODIES, max_size=3), drop=st.lists(KEYS, max_size=3))
     def write(self, rows: dict[str, bytes], drop: list[str]) -> None:
@@ -104,7 +131,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         since, number = min(marks)
         return since, any(kind in kinds and not taken.isdisjoint(keys) for taken, kinds in self.removals[number:])
 
-    @rule(project=st.sampled_from([*PROJECTS, None]), kinds=st.sampled_from([FILES, frozenset({"response"}), ALL]))
+    @rule(project=st.sampled_from([*PROJECTS, None]), kinds=st.sampled_from([FILES, MOUNTS, RESPONSES, ALL]))
     def forget(self, project: str | None, kinds: frozenset[Kind]) -> None:
         """A selection goes, as it is foretold, from disk and from memory; what covers no key of a room stays."""
         selection = Selection(project=project, kinds=kinds)
@@ -112,6 +139,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         removed = self.runner.run(self.store.inventory.remove(selection))
         taken = frozenset(key for key in ALL_KEYS if project in (None, tag_of(key).partition("/")[2]))
         models = [self.wheels] * ("wheel" in kinds) + [self.values] * ("response" in kinds)
+        models += [self.mounts] * ("mount" in kinds)
         gone = sorted(len(model.pop(key)) for model in models for key in taken if key in model)
         assert sorted(kept.size for kept in removed.files) == gone
         assert (removed.bytes, foretold.files) == (sum(gone), removed.files)
@@ -134,6 +162,9 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert (found.responses.count, found.responses.bytes) == (len(self.values), _size(self.values))
         files = files_in(self.directory / "cache/wheels")
         assert sorted(files.values()) == sorted(map(len, self.wheels.values()))
+        assert (found.mounts.count, found.mounts.bytes) == (len(self.mounts), _size(self.mounts))
+        files = files_in(self.directory / "cache/mounts")
+        assert sorted(files.values()) == sorted(map(len, self.mounts.values()))
 
     def teardown(self) -> None:
         """Nothing is left behind."""
@@ -146,6 +177,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
 def tag_of(key: str) -> str:
     """Every other key is of another project."""
     return f"default/{PROJECTS[int(key[-1]) % 2]}"
+
+
+def raw(key: str) -> str:
+    """The key of what a mount answered."""
+    return raw_key("default", key, "")
 
 
 def _size(model: dict[str, bytes]) -> int:

@@ -7,11 +7,10 @@ import gzip
 import shutil
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -29,70 +28,30 @@ from proxy.errors import UpstreamFailed
 from proxy.replies import Reply
 from proxy.unpacking import read_body
 from proxy.upstream import Upstream
+from tests.harness.responder import (
+    OK,
+    PATIENCE,
+    Answer,
+    Conversation,
+    Responder,
+    Serve,
+    body,
+    eventually,
+    head,
+    moved,
+    responders,
+    then_close,
+    then_reset,
+    then_silence,
+)
 
-Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Answer = bytes | Conversation
-
-PATIENCE = 20.0
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Responder:
-    """Answers the n-th request with the n-th answer, the last one again and again."""
-
-    def __init__(self, answers: tuple[Answer, ...]) -> None:
-        self.answers = answers
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.port = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._writers.add(writer)
-        try:
-            while True:
-                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-                answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
-                if isinstance(answer, bytes):
-                    writer.write(answer)
-                    await writer.drain()
-                else:
-                    await answer(reader, writer)
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            writer.close()
-
-    def url(self, path: str = "/", host: str = "127.0.0.1", scheme: str = "http") -> str:
-        return f"{scheme}://{host}:{self.port}{path}"
-
-    def paths(self) -> list[str]:
-        return [request.split(b" ")[1].decode() for request in self.requests]
-
-    def abort(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-
-Serve = Callable[..., Awaitable[Responder]]
 Ask = Callable[..., Upstream]
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """``await serve(*answers, host=, tls=)`` starts a responder on a free port."""
-    async with AsyncExitStack() as running:
-
-        async def start(*answers: Answer, host: str = "127.0.0.1", tls: Any = None) -> Responder:
-            responder = Responder(answers)
-            server = await asyncio.start_server(responder.converse, host, 0, ssl=tls)
-            responder.port = server.sockets[0].getsockname()[1]
-            running.callback(server.close)
-            running.callback(responder.abort)
-            return responder
-
+    async with responders() as start:
         yield start
 
 
@@ -131,53 +90,6 @@ async def failing(upstream: Upstream, url: str, **options: Any) -> UpstreamFaile
     assert failure.status in (502, 503)
     assert (failure.retry_after is None) == (failure.status == 502)
     return failure
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - conditions of servers and sockets set no event
-            await asyncio.sleep(0.005)
-
-
-def head(*fields: str, status: str = "200 OK") -> bytes:
-    return "\r\n".join([f"HTTP/1.1 {status}", *fields, "", ""]).encode("latin-1")
-
-
-def body(content: bytes, *fields: str) -> bytes:
-    return head(f"Content-Length: {len(content)}", *fields) + content
-
-
-def moved(location: str, status: str = "302 Found") -> bytes:
-    return head(f"Location: {location}", "Content-Length: 4", status=status) + b"gone"
-
-
-def then_close(sent: bytes) -> Conversation:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(sent)
-        await writer.drain()
-        writer.close()
-
-    return answer
-
-
-def then_reset(sent: bytes) -> Conversation:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(sent)
-        await writer.drain()
-        linger = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        writer.transport.abort()
-
-    return answer
-
-
-def then_silence(sent: bytes) -> Conversation:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(sent)
-        await writer.drain()
-        await reader.read()
-
-    return answer
 
 
 # --- what goes out and what comes back

@@ -7,24 +7,25 @@ endpoint.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.fields import directives, parse_retry_after
-from proxy.core.freshness import Freshness, assess, grace, refreshed, storable, validators
-from proxy.core.lifetime import NEGATIVE, older
+from proxy.core.freshness import Freshness, assess, grace, refreshed, remains, shareable, storable, validators
+from proxy.core.lifetime import NEGATIVE, older, read
 from proxy.core.messages import Entry, Head, Request, Rules
+from proxy.core.wishes import reload_ignored, wishes_of
 from proxy.errors import ProxyError, Refused, UpstreamFailed
 
 # pip obeys a Retry-After of hours by sleeping for hours: whole seconds, small ones.
 RETRY_AFTER_DEFAULT = 2
 RETRY_AFTER_MOST = 10
 ACCESS_REFUSED = (401, 403, 407)
-# pip before 26.2 sends a bare max-age=0 with every index page: it says nothing of what the user wants.
-_PIP = re.compile(r"pip/([0-9]{1,4})\.([0-9]{1,4})")
-_PIP_THAT_CACHES = (26, 2)
+ANSWERED = ("GET", "HEAD")
+"""Methods that a stored answer to a GET can answer."""
+# RFC 5861 §4: "an error is any situation that would result in a 500, 502, 503, or 504".
+ERRORS = (500, 502, 503, 504)
 _MINUTES_AGO = 600.0
 
 
@@ -82,10 +83,12 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """The stored body is still the one: put ``head`` over it and answer from it."""
+    """The stored body is still the one: put ``head`` over it and answer from it; without ``keep`` that is the last
+    answer it gives."""
 
     because: str
     head: Head
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +146,8 @@ def before_upstream(request: Request, entry: Entry | None, now: float, rules: Ru
     1. an entry pinned by its hash -> Serve, whatever is asked
     2. offline -> Serve whatever there is (no 404 past its time), else Refuse 503
     3. only-if-cached -> Serve if fresh, else Refuse 504 (RFC 9111 §5.2.1.7)
-    4. Authorization or request no-store -> Pass (they are dropped on all but mounts before they get here)
-    5. no entry -> Fetch
+    4. request no-store, or a method that nothing stored can answer -> Pass (both come from mounts alone)
+    5. no entry, or one that a client with Authorization is not answered with (``may_answer``) -> Fetch
     6. fresh for this request, or fresh and the reload rule overrules the client -> Serve
     7. inside stale-while-revalidate (RFC 5861 §3), no newer one asked for -> Serve, and refresh behind
     8. it has a validator -> Revalidate
@@ -152,14 +155,18 @@ def before_upstream(request: Request, entry: Entry | None, now: float, rules: Ru
     """
     if rules.immutable and entry is not None:
         return Serve("pinned by its hash", True)
+    if request.method not in ANSWERED or not may_answer(request, entry):
+        entry = None
     wishes = directives(request.headers.get("cache-control"))
     if rules.offline:
         return _serve_offline(entry, now, rules)
     served = None if entry is None else _serve_fresh(request, entry, now, rules)
     if "only-if-cached" in wishes:
         return served or Refuse("only-if-cached, and nothing fresh is here", 504)
-    if "authorization" in request.headers or "no-store" in wishes:
+    if "no-store" in wishes:
         return Pass("the client's own answer, not for a cache")
+    if request.method not in ANSWERED:
+        return Pass("a method that no cache answers")
     if entry is None:
         return Fetch("nothing stored")
     if served is not None:
@@ -181,6 +188,7 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
     3. an error that is no refusal of access, entry usable -> Fallback
     4. an error -> Fail with its own 502 or 503
     5. 304 to a condition of ours -> Refresh
+    of a mount: an error of RFC 5861, entry usable -> Fallback; storable -> Keep; any other -> Relay. Of an index:
     6. 404, 410 -> Keep for a short time
     7. 200 whose serial is lower than the entry's, entry usable -> Fallback: a mirror that lags, a page come back
     8. 200 and storable -> Keep
@@ -201,7 +209,10 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
         status = outcome.status if outcome.status in (502, 503) else 502
         return Fail(outcome.because, status, _polite(outcome.retry_after))
     if outcome.status == 304 and entry is not None and validators(entry.head):
-        return Refresh("not modified", refreshed(entry.head, outcome))
+        head = refreshed(entry.head, outcome, rules)
+        return Refresh("not modified", head, keep=remains(head, entry.head, rules, request.headers))
+    if rules.transparent:
+        return _as_it_is(request, outcome, rules, usable=usable)
     if outcome.status in NEGATIVE:
         return Keep("missing upstream", negative=True)
     if outcome.status == 200 and entry is not None and usable and older(outcome, entry.head):
@@ -217,6 +228,14 @@ def after_upstream(request: Request, entry: Entry | None, outcome: Outcome, now:
     return Fail(because, 503 if busy else 502, _polite(parse_retry_after(outcome.header("retry-after"), now)))
 
 
+def _as_it_is(request: Request, outcome: Head, rules: Rules, *, usable: bool) -> Fallback | Keep | Relay:
+    if usable and outcome.status in ERRORS:
+        return Fallback("upstream is overloaded or broken")
+    if request.method == "GET" and storable(outcome, rules, request.headers):
+        return Keep("storable")
+    return Relay("not storable")
+
+
 def doubtful(entry: Entry | None, outcome: Outcome, now: float) -> bool:
     """Is it to be asked once more? A 404 is, for a page that was received or validated minutes ago: a mirror in the
     middle of an update, one node of several that lags. The second answer is believed."""
@@ -225,10 +244,16 @@ def doubtful(entry: Entry | None, outcome: Outcome, now: float) -> bool:
     return outcome.status in NEGATIVE and 0 <= now - entry.head.received_at < _MINUTES_AGO
 
 
+def may_answer(request: Request, entry: Entry | None) -> bool:
+    """What was said to everybody is not what somebody is told who says who he is, unless it says so: stricter than RFC
+    9111 §3.5, which forbids the reverse only."""
+    return entry is None or "authorization" not in request.headers or shareable(read(entry.head))
+
+
 def _serve_offline(entry: Entry | None, now: float, rules: Rules) -> Serve | Refuse:
     if entry is not None:
         own = assess({}, entry.head, now, rules)
-        if own.fresh or entry.head.status not in NEGATIVE:
+        if own.fresh or rules.transparent or entry.head.status not in NEGATIVE:
             return Serve(f"offline, {own.because}", own.fresh, ttl=_left(own))
     return Refuse("offline, and nothing is stored", 503)
 
@@ -238,33 +263,9 @@ def _serve_fresh(request: Request, entry: Entry, now: float, rules: Rules) -> Se
     asked = assess(request.headers, entry.head, now, rules)
     if asked.fresh:
         return Serve(asked.because, asked.age < asked.lifetime, ttl=_left(asked))
-    if asked.age < asked.lifetime and (ignored := _reload_ignored(request, entry, now, rules)) is not None:
+    if asked.age < asked.lifetime and (ignored := reload_ignored(request, entry.head, now, rules)) is not None:
         return Serve(ignored, True, ttl=_left(asked))
     return None
-
-
-def _reload_ignored(request: Request, entry: Entry, now: float, rules: Rules) -> str | None:
-    """The reload rule: why a client's wish for something newer is overruled, None when it is heeded.
-
-    RFC 9111 §5.2.1: request directives "are advisory; a cache MAY implement them, but is not required to".
-    """
-    if rules.reload == "ignore":
-        return "fresh, reloads are ignored"
-    if rules.reload != "limited":
-        return None
-    if _always_reloads(request.headers):
-        return "fresh, and this pip always asks for newer"
-    # A negative difference is a clock that went back: it says nothing about when the page was validated.
-    if 0 <= now - entry.head.received_at < rules.min_reload_interval:
-        return "fresh, validated a moment ago"
-    return None
-
-
-def _always_reloads(headers: Mapping[str, str]) -> bool:
-    version = _PIP.match(headers.get("user-agent", ""))
-    if version is None or (int(version[1]), int(version[2])) >= _PIP_THAT_CACHES:
-        return False
-    return dict(directives(headers.get("cache-control"))) == {"max-age": "0"}
 
 
 def _behind(request: Request, entry: Entry, own: Freshness, now: float, rules: Rules) -> bool:
@@ -272,14 +273,13 @@ def _behind(request: Request, entry: Entry, own: Freshness, now: float, rules: R
     no-cache and min-fresh, and all of them only as far as the reload rule heeds them."""
     if own.fresh or own.age - own.lifetime >= grace(entry.head, rules).while_revalidate:
         return False
-    if _reload_ignored(request, entry, now, rules) is not None:
+    if reload_ignored(request, entry.head, now, rules) is not None:
         return True
-    wishes = directives(request.headers.get("cache-control", request.headers.get("pragma")))
-    return wishes.keys().isdisjoint({"no-cache", "max-age", "min-fresh"})
+    return wishes_of(request.headers).keys().isdisjoint({"no-cache", "max-age", "min-fresh"})
 
 
 def _usable(entry: Entry, now: float, rules: Rules) -> bool:
-    if entry.head.status in NEGATIVE:
+    if entry.head.status in NEGATIVE and not rules.transparent:
         return False
     own = assess({}, entry.head, now, rules)
     return own.fresh or own.age - own.lifetime < grace(entry.head, rules).if_error

@@ -1,9 +1,7 @@
 """How old is it, how long may it live, may it be kept: RFC 9111, with CacheControl as the judge.
 
-CacheControl is a private cache for requests; here its ``CacheController`` only judges. Each question gets its
-own controller over a cache with one slot, and in that slot no stored response but a *view* of one: what RFC
-9111 §4.2 says of the real head, put into the three fields the controller reads. The view is thrown away, only
-the real head is ever stored.
+Each question gets its own controller (see ``judge``), which looks at no stored response but at a *view* of one: what
+RFC 9111 §4.2 says of the real head, put into the three fields the controller reads. Only the real head is ever stored.
 
 The controller reads a clock of its own (``max(0, time.time() - Date)``); nothing in ``core`` may. So every
 view bears one Date that no clock reaches, which makes the controller's own idea of the age zero, always; the
@@ -18,46 +16,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from cachecontrol.cache import BaseCache
-from cachecontrol.controller import CacheController
-from cachecontrol.heuristics import BaseHeuristic
-from cachecontrol.serialize import Serializer
-
 from proxy.core.fields import (
     entity_tag,
-    format_date,
     opaque_tag,
     parse_date,
     parse_seconds,
 )
-from proxy.core.lifetime import SERIAL, UNSTORABLE, Said, current_age, lifetime, read, serial_of
-from proxy.core.messages import Head, Headers, Rules, kept_head
+from proxy.core.judge import Question, Slot, StatedLife, View, controller
+from proxy.core.lifetime import (
+    HEURISTICALLY_CACHEABLE,
+    SERIAL,
+    Said,
+    current_age,
+    lifetime,
+    read,
+    serial_of,
+)
+from proxy.core.messages import PERSONAL, Entry, Head, Headers, Rules
+from proxy.core.passing import NOT_STORED, for_one_connection
+from proxy.core.variants import selecting
 from proxy.core.wishes import max_stale, shortening, wishes_of
 
-NO_CLOCK_REACHES = 95_617_584_000  # 5000-01-01T00:00:00Z; with any life added still a four-digit year
-
-# RFC 9111 §3: "the response status code is final" and understood here; 206 never (§3.3 is not implemented).
-STORABLE = (200, 203, 300, 301, 308, 404, 410)
-# RFC 9111 §3.1 and RFC 9110 §7.6.1. Set-Cookie is here because its lines cannot be combined into one.
-NOT_UPDATED = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+# Of an index: what a page can be. 206 never (RFC 9111 §3.3 is not implemented).
+STORABLE = frozenset({200, 203, 300, 301, 308, 404, 410})
+# RFC 9111 §3: one of these, "an Expires header field", "or a status code that is defined as heuristically cacheable".
+EXPLICIT = frozenset({"public", "max-age", "s-maxage"})
+# Of a mount never: a part, no response of its own, and what answers nothing but the fields of one request (a
+# precondition, a range, too many of them), which are in no key. RFC 6585: 428, 429, 431 and 511 "MUST NOT be stored".
+UNKEPT = frozenset({206, 304, 412, 416, 428, 429, 431, 511})
+# §3.5: the directives that allow a shared cache to "use a cached response to a request with an Authorization header
+# field" for others.
+SHAREABLE = frozenset({"must-revalidate", "public", "s-maxage"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,82 +75,17 @@ class Grace:
     if_error: float
 
 
-@dataclass(slots=True)
-class View:
-    """A response as the controller looks at it."""
-
-    status: int
-    headers: Any
-    version: int = 11
-    reason: str = ""
-    decode_content: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request as the controller looks at it; with one slot every URL will do."""
-
-    headers: Mapping[str, str]
-    url: str = "http://slot/"
-
-
-class Slot(BaseCache):
-    """A cache of one. ``delete`` is only noted: the controller deletes stale responses without an ETag while
-    it is asked about them, and that would be the last good copy."""
-
-    def __init__(self, kept: Any = None) -> None:
-        self.kept: Any = kept
-        self.deleted = False
-
-    def get(self, key: str) -> Any:
-        return self.kept
-
-    def set(self, key: str, value: Any, expires: Any = None) -> None:
-        self.kept = value
-
-    def delete(self, key: str) -> None:
-        self.deleted = True
-
-
-class PassThrough(Serializer):
-    """Views go in and out as they are."""
-
-    def dumps(self, request: Any, response: Any, body: bytes | None = None) -> Any:
-        return response
-
-    def loads(self, request: Any, data: Any, body_file: Any = None) -> Any:
-        return data
-
-
-class StatedLife(BaseHeuristic):
-    """CacheControl's own extension point: says a lifetime in the three fields the controller reads."""
-
-    def __init__(self, seconds: int, *, keep: bool) -> None:
-        self.seconds = seconds
-        self.keep = keep
-
-    def update_headers(self, response: Any) -> dict[str, str]:
-        return {
-            "date": format_date(NO_CLOCK_REACHES),
-            "expires": format_date(NO_CLOCK_REACHES + self.seconds),
-            "cache-control": "public" if self.keep else "no-store",
-        }
-
-    def warning(self, response: Any) -> None:
-        """RFC 9111 §5.5: Warning is obsolete."""
-        return
-
-
 class Lines:
-    """A header list that the controller can update without losing its order and spelling."""
+    """A header list that the controller can update from another without losing order, spelling, or lines of one field
+    that cannot be combined (Set-Cookie)."""
 
-    def __init__(self, lines: Headers) -> None:
+    def __init__(self, lines: Headers, newer: Headers) -> None:
         self.lines = lines
+        self.newer = newer
 
     def update(self, changes: Mapping[str, str]) -> None:
-        changed = {name.lower() for name in changes}
-        kept = tuple(line for line in self.lines if line[0].lower() not in changed)
-        self.lines = (*kept, *changes.items())
+        kept = tuple(line for line in self.lines if line[0].lower() not in changes)
+        self.lines = (*kept, *(line for line in self.newer if line[0].lower() in changes))
 
 
 def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Rules) -> Freshness:
@@ -173,7 +101,9 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
         return Freshness(float(age), math.inf, True, "pinned by its hash")
     life, reason = lifetime(said, now, rules)
     wishes = wishes_of(request_headers)
-    allowance = life if said.never_stale() else life + max_stale(wishes)
+    # §5.2.1.3: who wants it fresh for longer wants none that is stale, whatever it accepts beside.
+    steady = "min-fresh" in wishes or said.never_stale(rules)
+    allowance = life if steady else life + max_stale(wishes)
     fresh = _judged(head, allowance, shortening(wishes, age, allowance))
     if age < life:
         because = f"fresh by {reason}" if fresh else "fresh, but the client wants it newer"
@@ -187,71 +117,130 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
 def _judged(head: Head, allowance: int, wanted: str) -> bool:
     question: Any = Question({"cache-control": wanted})
     view = StatedLife(allowance, keep=True).apply(_view(read(head)))
-    return _controller(Slot(view)).cached_request(question) is not False
+    return controller(Slot(view)).cached_request(question) is not False
 
 
 def grace(head: Head, rules: Rules) -> Grace:
-    """How long beyond its lifetime may it be served? The operator's window holds for failures, an upstream's
-    shorter stale-if-error included: the house keeps the last good page. RFC 5861's stale-while-revalidate of
-    the response goes before the setting. What forbids stale answers (RFC 9111 §4.2.4) forbids both."""
+    """How long beyond its lifetime may it be served? What RFC 5861's directives of the response say goes before the
+    settings; but for failures of an index the operator's window holds, whatever that says: the house keeps the last
+    good page. What forbids stale answers (RFC 9111 §4.2.4) forbids both."""
     said = read(head)
-    if said.never_stale():
+    if said.never_stale(rules):
         return Grace(0.0, 0.0)
-    name = "stale-while-revalidate"
-    behind = parse_seconds(said.control[name]) or 0 if name in said.control else rules.stale_while_revalidate
-    return Grace(float(behind), rules.stale_if_error)
+    behind, if_error = rules.stale_while_revalidate, rules.stale_if_error
+    if (name := "stale-while-revalidate") in said.control:
+        behind = parse_seconds(said.control[name]) or 0
+    if (name := "stale-if-error") in said.control and rules.transparent:
+        if_error = parse_seconds(said.control[name]) or 0
+    return Grace(float(behind), float(if_error))
 
 
-def storable(head: Head, rules: Rules) -> bool:
-    """May it be stored (RFC 9111 §3)? For a shared cache, and requests without credentials.
+def storable(head: Head, rules: Rules, request_headers: Mapping[str, str] | None = None) -> bool:
+    """May the answer to a GET be stored (RFC 9111 §3), by a shared cache?
 
-    Immutable bodies prove themselves by their hash: only the status counts. Explicit freshness or a validator
-    is not asked for, every status here is heuristically cacheable (RFC 9110 §15.1).
+    Immutable bodies prove themselves by their hash: only the status counts. Of an index explicit freshness or a
+    validator is not asked for, and no request bears credentials.
     """
     if rules.immutable:
         return head.status == 200
     said = read(head)
-    view = StatedLife(0, keep=not any(name in said.control for name in UNSTORABLE)).apply(_view(said))
+    keep = said.unstorable() is None
+    if rules.transparent:
+        # The status is judged here: the controller has a list of them, and any final one may be stored.
+        keep = keep and _may_be_stored(said, request_headers or {})
+        view = replace(_view(said), status=200)
+    else:
+        view = _view(said)
     slot = Slot()
     question: Any = Question({})
-    _controller(slot).cache_response(question, view)
+    controller(slot, STORABLE).cache_response(question, StatedLife(0, keep=keep).apply(view))
     return slot.kept is not None
+
+
+def _may_be_stored(said: Said, request_headers: Mapping[str, str]) -> bool:
+    if said.status < 200 or said.status in UNKEPT:
+        return False
+    if "authorization" in request_headers and not shareable(said):
+        return False
+    explicit = "expires" in said.fields or not EXPLICIT.isdisjoint(said.control)
+    # §7.3: Set-Cookie does not forbid it; but to give one client's cookies to others is for the origin to allow.
+    return explicit or (said.status in HEURISTICALLY_CACHEABLE and "set-cookie" not in said.fields)
+
+
+def shareable(said: Said) -> bool:
+    """May an answer to a request with Authorization be used for others (RFC 9111 §3.5)? The reverse is not forbidden;
+    we ask the same of it, for an origin may know clients and forget Vary."""
+    return not SHAREABLE.isdisjoint(said.control)
 
 
 def validators(head: Head) -> dict[str, str]:
     """The conditions of a revalidation (RFC 9111 §4.3.1); empty when there is no well-formed validator."""
     question: Any = Question({})
-    return _controller(Slot(_view(read(head)))).conditional_headers(question)
+    return controller(Slot(_view(read(head)))).conditional_headers(question)
 
 
-def refreshed(head: Head, not_modified: Head) -> Head:
+def refreshed(head: Head, not_modified: Head, rules: Rules) -> Head:
     """The stored head with a 304 folded in (RFC 9111 §3.2, §4.3.4), and the 304's times.
 
-    The fields that say what the stored body is stay its own: Content-*, and the validators unless the 304
-    names the same ETag; a serial is not lowered. (Taking a foreign ETag would be for ever: the next question
-    would ask for that version, the next 304 confirm it, over the old body.) Date and Age say when *this* answer
-    was made, so the old ones go.
+    A mount's takes every field but those of §3.1 and Content-Length. An index's keeps the fields that say what its
+    body is, for that is stored as it was understood (§3.2: "caches in this situation MAY omit these header fields"):
+    Content-*, and the validators unless the 304 names the same ETag; a serial is not lowered. (Taking a foreign ETag
+    would be for ever: the next question would ask for that version, the next 304 confirm it, over the old body.)
+    Date and Age say when *this* answer was made, so the old ones go.
     """
     stored, said = read(head), read(not_modified)
-    named = said.fields.get("connection", "").lower().split(",")
-    excluded = NOT_UPDATED | {name.strip(" \t") for name in named}
-    if not _same_tag(stored.fields.get("etag"), said.fields.get("etag")):
-        excluded |= {"etag", "last-modified"}
-    # A lower one, or one that is no number, would let an older page replace this one.
-    if (serial := serial_of(head)) is not None and (serial_of(not_modified) or 0) < serial:
-        excluded |= {SERIAL}
-    changes = {
-        name: value for name, value in said.fields.items() if name not in excluded and not name.startswith("content-")
-    }
-    lines = Lines(tuple(line for line in head.headers if line[0].lower() not in ("date", "age")))
+    excluded = for_one_connection(not_modified.headers) | NOT_STORED
+    # RFC 9110 §14.4: in a 304 it says nothing.
+    excluded |= {"content-range"}
+    if not rules.transparent:
+        excluded |= PERSONAL | {name for name in said.fields if name.startswith("content-")}
+        if not _same_tag(stored.fields.get("etag"), said.fields.get("etag")):
+            excluded |= {"etag", "last-modified"}
+        # A lower one, or one that is no number, would let an older page replace this one.
+        if (serial := serial_of(head)) is not None and (serial_of(not_modified) or 0) < serial:
+            excluded |= {SERIAL}
+    changes = {name: value for name, value in said.fields.items() if name not in excluded}
+    older = tuple(line for line in head.headers if line[0].lower() not in ("date", "age"))
+    lines = Lines(older, not_modified.headers)
     question: Any = Question({})
     update: Any = View(not_modified.status, changes)
-    _controller(Slot(View(head.status, lines))).update_cached_response(question, update)
-    return kept_head(Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at))
+    controller(Slot(View(head.status, lines))).update_cached_response(question, update)
+    return Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at)
 
 
-def _controller(slot: Slot) -> CacheController:
-    return CacheController(slot, serializer=PassThrough(), status_codes=STORABLE)
+def remains(refreshed_head: Head, stored: Head, rules: Rules, request_headers: Mapping[str, str]) -> bool:
+    """May it be kept with its new head? Of a mount not what may no longer be stored (RFC 9111 §3), nor what is now
+    chosen by other fields than those that it was chosen by (§4.1). A page is kept for the day that its index fails."""
+    if not rules.transparent:
+        return True
+    return storable(refreshed_head, rules, request_headers) and selecting(refreshed_head) == selecting(stored)
+
+
+def contradicts(head: Head, not_modified: Head) -> bool:
+    """Does a 304 mean another version than the one it was asked about? RFC 9111 §4.3.4: a strong validator in it is
+    that very one, or "the cache MUST NOT use the new response to update any stored responses"; weak ones "correspond"
+    to it. One without any means what it was asked about, though RFC 9110 §15.4.5 wants it to say so."""
+    stored, told = read(head).fields, read(not_modified).fields
+    if (tag := entity_tag(told.get("etag"))) is not None:
+        if tag.startswith("W/"):
+            return not _same_tag(stored.get("etag"), tag)
+        return stored.get("etag") != tag
+    modified = parse_date(told.get("last-modified"), not_modified.received_at)
+    return modified is not None and modified != parse_date(stored.get("last-modified"), head.received_at)
+
+
+def agrees(entry: Entry, head: Head, length: int | None) -> bool | None:
+    """Is the stored response still the one that a 200 to HEAD describes, with ``length`` as its Content-Length? §4.3.5:
+    it is, if they "have matching values for any received validator fields (ETag and Last-Modified)", and the length
+    matches as well. None where the head says nothing of all that, and for any other status."""
+    if head.status != 200:
+        return None
+    said = [(entity_tag(head.header("etag")), entity_tag(entry.head.header("etag")))]
+    said.append((head.header("last-modified"), entry.head.header("last-modified")))
+    found = [told == known for told, known in said if told is not None]
+    if length is not None:
+        found.append(length == entry.size)
+    return entry.head.status == 200 and all(found) if found else None
 
 
 def _view(said: Said) -> Any:

@@ -15,6 +15,13 @@ from proxy.core.messages import Head, Headers, Rules
 DAY = 86_400.0
 
 NEGATIVE = frozenset({404, 410})
+# RFC 9110 §15.1, without 206, of which nothing is stored.
+HEURISTICALLY_CACHEABLE = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+# RFC 9111 §3, must-understand: those whose definition asks nothing more of a cache than we do.
+UNDERSTOOD = HEURISTICALLY_CACHEABLE | {302, 303, 307, 400, 401, 403, 500, 502, 503, 504}
+# Of these, what refuses the request rather than the resource: a field that is in no key may be why (a method override).
+_REFUSALS = frozenset({405, 414, 501})
+_NAMES = 100
 SERIAL = "x-pypi-last-serial"
 _SERIAL_DIGITS = 18
 # RFC 9111 §3 for a shared cache: "the no-store cache directive is not present", "the private response
@@ -24,7 +31,7 @@ UNSTORABLE = ("no-store", "private")
 # RFC 9111 §4.2.4: "A cache MUST NOT generate a stale response if it is prohibited by an explicit in-protocol
 # directive (e.g., by a no-cache response directive, a must-revalidate response directive, or an applicable
 # s-maxage or proxy-revalidate response directive)".
-NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache", *UNSTORABLE})
+NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,27 @@ class Said:
 
     def never_matches(self) -> bool:
         """RFC 9111 §4.1: "A stored response with a Vary header field value containing a member "*" always
-        fails to match"."""
-        return "*" in self.fields.get("vary", "")
+        fails to match". So does one of more names than anybody would compare."""
+        vary = self.fields.get("vary", "")
+        return "*" in vary or vary.count(",") >= _NAMES
 
-    def never_stale(self) -> bool:
-        """May it not be served once stale? A remembered 404 neither: no failure may look like one."""
-        return self.status in NEGATIVE or self.never_matches() or not NEVER_STALE.isdisjoint(self.control)
+    def unstorable(self) -> str | None:
+        """Which directive forbids a shared cache to store it, if one does. §5.2.2.3: with must-understand, for a status
+        code that is understood, "the cache SHOULD ignore the no-store"; for another it stores nothing."""
+        forbidden = [name for name in UNSTORABLE if name in self.control]
+        if "must-understand" in self.control:
+            if self.status not in UNDERSTOOD:
+                return "must-understand"
+            forbidden = [name for name in forbidden if name != "no-store"]
+        return forbidden[0] if forbidden else None
+
+    def never_stale(self, rules: Rules) -> bool:
+        """May it not be served once stale? A remembered 404 of an index neither: no failure may look like one."""
+        if self.never_matches() or self.unstorable() is not None:
+            return True
+        if self.status in NEGATIVE and not rules.transparent:
+            return True
+        return not NEVER_STALE.isdisjoint(self.control)
 
 
 # A warm head is read for the verdict and for the fields of every answer.
@@ -99,17 +121,16 @@ def lifetime(said: Said, now: float, rules: Rules) -> tuple[int, str]:
     """The freshness lifetime for this shared cache in whole seconds, and because of what.
 
     1. received in the far future: 0, nothing is immortal
-    2. 404 and 410: the house's own memory of them, counted from when they were received
+    2. 404 and 410 of an index: the house's own memory of them, counted from when they were received
     3. no-cache, qualified or not (§5.2.2.4); no-store and private, which got here by a 304; ``Vary: *``: 0
     4. s-maxage, max-age, Expires - Date, the heuristic (§4.2.1, first match)
     """
     if clock_went_back(said, now):
         return 0, "a clock that went back"
-    if said.status in NEGATIVE:
+    if said.status in NEGATIVE and not rules.transparent:
         return int(_corrected_initial_age(said) + rules.negative_ttl), "the memory of a missing page"
-    for name in ("no-cache", *UNSTORABLE):
-        if name in said.control:
-            return 0, name
+    if (name := "no-cache" if "no-cache" in said.control else said.unstorable()) is not None:
+        return 0, name
     if said.never_matches():
         return 0, "Vary: *"
     return stated_life(said, ("s-maxage", "max-age"), rules)
@@ -131,11 +152,17 @@ def stated_life(said: Said, names: Iterable[str], rules: Rules) -> tuple[int, st
         expires = parse_date(said.fields["expires"], said.received_at)
         life = 0 if expires is None else int(expires - said.originated())
         return max(0, min(life, cap)), "Expires"
-    # §4.2.2: "a cache MAY assign a heuristic expiration time when an explicit time is not specified".
+    # §4.2.2: "a cache MAY assign a heuristic expiration time when an explicit time is not specified"; but only to
+    # "responses ... whose status codes are defined as heuristically cacheable", or "explicitly marked as cacheable
+    # (e.g., with a public response directive)".
+    if said.status not in HEURISTICALLY_CACHEABLE and "public" not in said.control:
+        return 0, "no lifetime"
     modified = parse_date(said.fields.get("last-modified"), said.received_at)
     if modified is not None:
         life = int((said.originated() - modified) * rules.heuristic_fraction)
         return max(0, min(life, int(rules.heuristic_cap))), "Last-Modified"
+    if said.status in _REFUSALS:
+        return 0, "no lifetime"
     return int(rules.default_ttl), "default_ttl"
 
 

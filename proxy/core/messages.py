@@ -57,6 +57,15 @@ class JsonTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class RawTarget:
+    """Anything below a mount. ``rest`` is what stands behind ``/raw/{mount}/`` as the client spelled it, with its
+    query: it is put behind the mount's URL as it is."""
+
+    mount: str
+    rest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A spelling we answer with a relative 301."""
 
@@ -70,7 +79,7 @@ class NotHere:
     because: str
 
 
-Target = ListTarget | PageTarget | FileTarget | JsonTarget | Moved | NotHere
+Target = ListTarget | PageTarget | FileTarget | JsonTarget | RawTarget | Moved | NotHere
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,7 @@ class Request:
     Cookie and the like never get this far. ``wanted_format`` is the value of ``?format=``, None when absent.
     ``path`` is the raw path as sent, for the log. ``root`` is what the client put before it to reach us,
     ``scheme://authority[/prefix]``; it is for links in an answer and reaches no key, no store and no upstream.
+    For a mount ``headers`` holds all of them, and ``fields`` their lines as they came; else that is empty.
     """
 
     method: str
@@ -89,6 +99,7 @@ class Request:
     wanted_format: str | None = None
     path: str = ""
     root: str = ""
+    fields: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ class Head:
 
 # What an upstream told us alone, and where a URL may be that is signed for us: nobody else may see it, so it is not
 # kept.
-_PERSONAL = {
+PERSONAL = frozenset({
     "authentication-info",
     "content-location",
     "link",
@@ -118,12 +129,12 @@ _PERSONAL = {
     "set-cookie",
     "set-cookie2",
     "www-authenticate",
-}
+})  # fmt: skip
 
 
 def kept_head(head: Head) -> Head:
     """The head as it may lie on disk."""
-    headers = tuple((name, value) for name, value in head.headers if name.lower() not in _PERSONAL)
+    headers = tuple((name, value) for name, value in head.headers if name.lower() not in PERSONAL)
     return replace(head, headers=headers)
 
 
@@ -190,7 +201,8 @@ class Rules:
     ``heuristic_fraction`` and ``heuristic_cap`` bound the life of a response that says only Last-Modified
     (RFC 9111 §4.2.2); ``default_ttl`` is that of one that says nothing at all; ``max_ttl`` caps explicit life.
     ``immutable`` is for files pinned by a hash: headers are ignored, nothing is ever revalidated.
-    ``reload`` is "limited", "ignore" or "honour".
+    ``reload`` is "limited", "ignore" or "honour". ``transparent`` is for mounts: every status is an answer, and RFC
+    9111 decides as it stands; else an index is asked, whose pages have rules of the house beside it.
     """
 
     default_ttl: float = 300.0
@@ -205,3 +217,4 @@ class Rules:
     min_reload_interval: float = 10.0
     offline: bool = False
     immutable: bool = False
+    transparent: bool = False

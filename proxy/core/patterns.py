@@ -2,7 +2,7 @@
 
 ``pip cache``: a name without ``-`` is a project's (``docopt`` matches ``docopt-*.whl``), one with ``-`` globs the
 names of wheels (``docopt-0.6*``); case counts, and nothing is normalised. pip keeps wheels alone; whatever else lies
-here is named by its project, in any spelling of it.
+here is named by its project, in any spelling of it; what a mount answered by the name of its file, as a plain glob.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Literal
 
 from packaging.version import InvalidVersion, Version
 
+from proxy.core.mounted import raw_name
 from proxy.core.urls import METADATA_SUFFIX, normalise_project
 from proxy.core.wheels import is_wheel
 
-Kind = Literal["wheel", "sdist", "response"]
+Kind = Literal["wheel", "sdist", "response", "mount"]
 FILES: frozenset[Kind] = frozenset({"wheel", "sdist"})
 RESPONSES: frozenset[Kind] = frozenset({"response"})
-ALL: frozenset[Kind] = FILES | RESPONSES
+MOUNTS: frozenset[Kind] = frozenset({"mount"})
+ALL: frozenset[Kind] = FILES | RESPONSES | MOUNTS
 EVERYTHING = "*"
 REMEMBERED = 1024
 """Patterns kept compiled: all that the fence remembers, and those being listed."""
@@ -41,15 +43,20 @@ class Selection:
 
     def covers(self, kind: Kind, index: str, project: str, filename: str | None) -> bool:
         """Whether it names that: a wheel or an sdist by its file name, a response with one (core metadata) or
-        without (a page). ``project`` is "" for what belongs to none: an index's list."""
+        without (a page), what a mount answered by its ``rest`` (`core.mounted`); there the index is the mount.
+        ``project`` is "" for what belongs to none: an index's list, and all of a mount."""
         if kind not in self.kinds or self.index not in (None, index) or self.project not in (None, project):
             return False
+        if kind == "mount" and filename is not None:
+            filename = raw_name(filename)
         if self.version is not None and not _same(self.version, version_of(filename, project)):
             return False
         if self.pattern == EVERYTHING:
             return True
         if kind == "wheel" and filename is not None:
             return _matches(filename, self.pattern + ("*.whl" if "-" in self.pattern else "-*.whl"))
+        if kind == "mount":
+            return filename is not None and _matches(filename, self.pattern)
         return bool(project) and self._names(project)
 
     def _names(self, project: str) -> bool:
@@ -79,9 +86,13 @@ def version_of(filename: str | None, project: str) -> str | None:
         return None
     name = filename.removesuffix(METADATA_SUFFIX)
     if is_wheel(name):
-        parts = name.split("-")
+        parts = name.split("-", 2)
         return parts[1] if len(parts) > 2 else None
-    words = _SUFFIX.sub("", name).split("-")
+    name_and_version = _SUFFIX.sub("", name)
+    if project and name_and_version.startswith(project + "-") and not name.lower().endswith(".egg"):
+        # As today's tools write it; what is below says the same, and takes longer.
+        return name_and_version[len(project) + 1 :] or None
+    words = name_and_version.split("-")
     for cut in range(1, len(words)):
         # Old names of sdists are ambiguous; whose file it is tells where its version begins.
         if normalise_project("-".join(words[:cut])) == project:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Target
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, RawTarget, Target
 
 METADATA_SUFFIX = ".metadata"
 NAME_LIMIT = 255
@@ -59,7 +59,7 @@ def is_project(name: str) -> bool:
     return _PROJECT.fullmatch(name) is not None
 
 
-def parse_target(raw_path: str, indexes: Collection[str], default: str) -> Target:
+def parse_target(raw_path: str, indexes: Collection[str], default: str, mounts: Collection[str] = ()) -> Target:
     """What a raw request path (no query) asks for; ``default`` is the index behind ``/simple/``."""
     segments = raw_path.split("/")[1:]
     match segments:
@@ -73,6 +73,8 @@ def parse_target(raw_path: str, indexes: Collection[str], default: str) -> Targe
             return _simple(rest, name, "../../../")
         case ["files", name, host, *path] if name in indexes and host and path and path[-1]:
             return _file(name, host, path)
+        case ["raw", name, *path] if name in mounts:
+            return RawTarget(name, "/".join(path)) if path else Moved(f"{name}/")
         case ["pypi", raw, "json"] | [raw, "json"]:
             return _json(default, raw)
         case ["pypi", raw, version, "json"]:
@@ -174,7 +176,7 @@ def _link(url: str) -> str:
     # An empty segment (`a//b`) would be refused by the front gate: it gets the spelling of an escaped slash.
     # Hazards are looked for after quoting: a bare backslash is one only then.
     segments = [_HAZARDS.sub(r"%25\1", _quoted(segment)) or "%252F" for segment in parts.path.split("/")[1:]]
-    if parts.path.endswith("/") or not segments or any(unquote(segment) in (".", "..") for segment in segments):
+    if parts.path.endswith("/") or not segments or any(dotted(segment) for segment in segments):
         raise ValueError("not a path to a file")
     return "/".join([host, *segments])
 
@@ -182,6 +184,12 @@ def _link(url: str) -> str:
 def _quoted(segment: str) -> str:
     """A segment with what no URL may hold escaped (RFC 3986 §3.3), and everything else as it is spelled."""
     return quote(segment, safe="%:!$&'()*+,;=@~")
+
+
+def dotted(segment: str) -> bool:
+    """Whether a segment of a path leads elsewhere than below. Some servers take one with parameters, ``..;x``, for the
+    one before them."""
+    return unquote(segment).partition(";")[0] in (".", "..")
 
 
 def without_query(url: str) -> str:

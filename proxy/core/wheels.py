@@ -12,7 +12,7 @@ _DIRECTORY_SUFFIX = ".dist-info"
 
 def is_wheel(filename: str) -> bool:
     """Whether a file of that name is a wheel."""
-    return filename[-len(_SUFFIX) :].lower() == _SUFFIX
+    return filename.endswith(_SUFFIX) or filename[-len(_SUFFIX) :].lower() == _SUFFIX
 
 
 def is_metadata_of(member: str, filename: str) -> bool:

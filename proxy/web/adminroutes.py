@@ -73,7 +73,7 @@ ROUTES = (
     AdminRoute("openapi", "GET", "/admin/openapi.json", "read", Nothing, None, "This document"),
 )
 
-EVERY = frozenset({400, 401, 403, 405, 421, 500, 503})
+EVERY = frozenset({400, 401, 403, 405, 414, 421, 431, 500, 503})
 BODY = frozenset({408, 413, 415, 417})
 
 

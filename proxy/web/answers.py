@@ -22,7 +22,8 @@ class Model(BaseModel):
 
 
 class File(Model):
-    """One row of the cache. Sizes are bytes; ``url`` is the upstream's, ``path`` below the cache directory."""
+    """One row of the cache. Sizes are bytes; ``url`` is the upstream's, ``path`` below the cache directory; of what a
+    mount answered ``index`` is the mount, ``project`` empty."""
 
     project: str
     version: str | None
@@ -52,10 +53,11 @@ class Directory(Model):
 
 
 class Locations(Model):
-    """Where its two rooms lie."""
+    """Where its rooms lie."""
 
     wheels: str
     responses: str
+    mounts: str
 
 
 class Amount(Model):
@@ -66,10 +68,11 @@ class Amount(Model):
 
 
 class Limits(Model):
-    """Bytes: of wheels and sdists, of responses, and of free disk space that is left alone."""
+    """Bytes: of wheels and sdists, of responses, of what mounts answered, and of free disk space that is left alone."""
 
     max_size: Count
     responses_max_size: Count
+    mounts_max_size: Count
     min_free: Count
 
 
@@ -82,6 +85,7 @@ class Info(Model):
     wheels: Amount
     sdists: Amount
     responses: Amount
+    mounts: Amount
     limits: Limits
     free: Count | None
     hits: Count | None

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 import orjson
-from aiohttp import ClientError, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import web
 
 from proxy.errors import Refused
 from proxy.web.questions import REPEATED, Asked, checked
+from proxy.web.uploads import LOST, give_leave, waits_for_leave
 
 LARGEST = 64 * 1024
 """Bytes of a body."""
@@ -34,7 +34,8 @@ async def asked_by_body(model: type[Asked], incoming: web.BaseRequest) -> Asked:
         raise Refused("a body must not be encoded", status=415, headers=(("Accept-Encoding", "identity"),))
     if (incoming.content_length or 0) > LARGEST:
         raise _too_large()
-    await _expected(incoming)
+    if waits_for_leave(incoming):
+        await give_leave(incoming)
     body = await _body(incoming)
     try:
         # Its nesting is bounded, and so are its numbers.
@@ -64,19 +65,6 @@ def _fields(query: str) -> Mapping[str, object]:
     return fields
 
 
-async def _expected(incoming: web.BaseRequest) -> None:
-    """RFC 9110 §10.1.1: who waits for leave to send the body gets it now that the head is in order."""
-    expected = incoming.headers.get("Expect")
-    if expected is None or incoming.version < (1, 1):
-        return
-    if expected.strip().lower() != "100-continue":
-        raise Refused("this expectation cannot be met", status=417)
-    if not incoming.content.is_eof():
-        await incoming.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # That was no part of the answer, whose head is not out yet.
-        incoming.writer.output_size = 0
-
-
 async def _body(incoming: web.BaseRequest) -> bytes:
     body = bytearray()
     try:
@@ -87,7 +75,7 @@ async def _body(incoming: web.BaseRequest) -> bytes:
                     raise _too_large()
     except TimeoutError:
         raise Refused("the body did not come", status=408) from None
-    except (ClientError, HttpProcessingError, ConnectionError, web.RequestPayloadError):
+    except LOST:
         raise Refused("the body is malformed, or did not come") from None
     return bytes(body)
 

@@ -19,6 +19,7 @@ from proxy.errors import ProxyError
 from proxy.events import Auditor, Deed
 from proxy.gateway import Gateway
 from proxy.kept import Removed
+from proxy.listed import Listed
 from proxy.web.adminroutes import Caller
 from proxy.web.facts import files_json, refreshed_of
 from proxy.web.looks import flowing, told
@@ -77,11 +78,10 @@ class Changes:
         separator = _BEGIN
         result: Result = {"failed": "the client left"}
         try:
-            async with aclosing(self._gateway.kept(selection)) as batches:
-                async for batch in batches:
-                    kept = [each for each, _ in batch]
-                    count, size = count + len(kept), size + sum(each.size for each in kept)
-                    yield separator + files_json(kept)
+            async with aclosing(self._gateway.kept(selection, _counted)) as batches:
+                async for files, number, total in batches:
+                    count, size = count + number, size + total
+                    yield separator + files
                     separator = b","
             yield (b"" if count else separator) + _end(count, size, 0, dry_run=True)
             result = {"count": count, "bytes": size}
@@ -132,6 +132,11 @@ class Changes:
         self._under_way.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked has been told, or has left
+
+
+def _counted(listed: Listed) -> tuple[bytes, int, int]:
+    """Rows as JSON, how many, and their bytes."""
+    return files_json(listed.kept), len(listed.kept), sum(each.size for each in listed.kept)
 
 
 async def _went(removed: Removed) -> AsyncGenerator[bytes, None]:

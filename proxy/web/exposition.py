@@ -76,9 +76,9 @@ class Counted(Collector):
         )
         yield counter(
             "cache_lookups",
-            "Requests for pages, lists, files, metadata and JSON documents that were answered: result=hit from what is"
-            " kept (hit, stale, negative), result=miss with what an upstream said for them (miss, revalidated, relay,"
-            " missing). Errors are neither; hit / (hit + miss) is the hit ratio.",
+            "Requests for pages, lists, files, metadata, JSON documents and mounts that were answered: result=hit from"
+            " what is kept (hit, stale, negative), result=miss with what an upstream said for them (miss, revalidated,"
+            " relay, missing). Errors are neither; hit / (hit + miss) is the hit ratio.",
             ("result",),
             [(("hit",), metrics.hits), (("miss",), metrics.misses)],
         )
@@ -159,15 +159,15 @@ class Measured(Collector):
 
     def _cache(self) -> Iterator[Metric]:
         stats = self._vitals.store.stats()
-        rooms = {"wheels": stats.wheels, "responses": stats.responses}
+        rooms = {"wheels": stats.wheels, "responses": stats.responses, "mounts": stats.mounts}
         kept = self._kept()
         text = "What the cache keeps, by the room whose limit it counts for"
         yield gauges("cache_files", f"{text}.", ("room", "kind"), ((key, count) for key, count, _ in kept))
         yield gauges("cache_bytes", f"{text}, in bytes.", ("room", "kind"), ((key, size) for key, _, size in kept))
         yield gauges(
             "cache_limit_bytes",
-            "How large a room may grow (cache.max_size, cache.responses_max_size) before what was used least recently"
-            " is evicted.",
+            "How large a room may grow (cache.max_size, cache.responses_max_size, cache.mounts_max_size) before what"
+            " was used least recently is evicted.",
             ("room",),
             (((name,), room.limit) for name, room in rooms.items()),
         )
@@ -195,6 +195,7 @@ class Measured(Collector):
             (("wheels", "wheel"), sums.wheels.count, sums.wheels.bytes),
             (("wheels", "sdist"), sums.sdists.count, sums.sdists.bytes),
             (("responses", "response"), sums.responses.count, sums.responses.bytes),
+            (("mounts", "mount"), sums.mounts.count, sums.mounts.bytes),
         ]
 
     def _disk(self) -> Iterator[Metric]:
@@ -203,7 +204,7 @@ class Measured(Collector):
             yield gauge("disk_free_bytes", "What may still be written on the disk of the cache.", (), disk[0])
             yield gauge(
                 "disk_reserve_bytes",
-                "What is to be left free there (cache.min_free, or 5 % of the disk when that is less): below it wheels"
+                "What is to be left free there (cache.min_free, or 5 % of the disk when that is less): below it files"
                 " are evicted, and nothing more is kept once that does not help.",
                 (),
                 disk[1],

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ from proxy.kept import Cursor, Kept, Removed, Sum, Sums
 from proxy.web.answers import Amount, Explanation, File, Info, Limits, Locations, Refreshed, Removal
 
 if TYPE_CHECKING:  # they bring in aiohttp, which the command has no use for
-    from proxy import explanations, refreshes
+    from proxy import foretold, refreshes
 
 _LAST = 253_402_300_799.0
 """The last second of the year 9999."""
+_MINUTES_AND_SECONDS = tuple(f"{rest // 60:02}:{rest % 60:02}Z" for rest in range(3600))
 
 
 def cursor_text(cursor: Cursor) -> str:
@@ -41,9 +43,17 @@ def cursor_of(text: str) -> Cursor:
     return cursor
 
 
-def time_of(seconds: float) -> datetime:
-    """Seconds since the epoch, in UTC; a time that RFC 3339 cannot say is the nearest that it can."""
-    return datetime.fromtimestamp(int(min(max(seconds, 0.0), _LAST)), UTC)
+def time_text(seconds: float) -> str:
+    """Seconds since the epoch in RFC 3339, UTC; a time that it cannot say is the nearest that it can."""
+    if not 0.0 <= seconds <= _LAST:
+        seconds = 0.0 if seconds < 0.0 else _LAST
+    hour, rest = divmod(int(seconds), 3600)
+    return _hour(hour) + _MINUTES_AND_SECONDS[rest]
+
+
+@lru_cache(maxsize=1024)
+def _hour(number: int) -> str:
+    return datetime.fromtimestamp(number * 3600, UTC).isoformat()[:14]
 
 
 def path_text(path: Path) -> str:
@@ -54,7 +64,7 @@ def path_text(path: Path) -> str:
 def files_json(kept: Sequence[Kept]) -> bytes:
     """The rows as JSON, with commas between them and no brackets around."""
     # No models here: making 100,000 of them takes longer than finding the rows does.
-    return orjson.dumps([_fields(each) for each in kept], option=orjson.OPT_UTC_Z)[1:-1]
+    return orjson.dumps([_fields(each) for each in kept])[1:-1]
 
 
 def file_of(kept: Kept) -> File:
@@ -63,19 +73,20 @@ def file_of(kept: Kept) -> File:
 
 
 def _fields(kept: Kept) -> dict[str, object]:
+    kind, what, index, project, version, filename, size, sha256, url, path, stored, last_used = kept
     return {
-        "project": kept.project,
-        "version": kept.version,
-        "filename": kept.filename,
-        "kind": kept.kind,
-        "what": kept.what,
-        "size": kept.size,
-        "sha256": kept.sha256,
-        "index": kept.index,
-        "url": kept.url,
-        "path": kept.path,
-        "stored": time_of(kept.stored),
-        "last_used": time_of(kept.last_used),
+        "project": project,
+        "version": version,
+        "filename": filename,
+        "kind": kind,
+        "what": what,
+        "size": size,
+        "sha256": sha256,
+        "index": index,
+        "url": url,
+        "path": path,
+        "stored": time_text(stored),
+        "last_used": time_text(last_used),
     }
 
 
@@ -94,16 +105,17 @@ def info_of(
     looked = sum(served or ())
     return Info(
         dir=path_text(directory),
-        locations=Locations(wheels=path_text(directory / "wheels"), responses=path_text(directory / "responses")),
+        locations=Locations.model_validate({name: path_text(directory / name) for name in ROOMS}),
         wheels=_amount(sums.wheels),
         sdists=_amount(sums.sdists),
         responses=_amount(sums.responses),
+        mounts=_amount(sums.mounts),
         limits=limits,
         free=free,
         hits=hits,
         misses=misses,
         hit_ratio=round(served[0] / looked, 4) if served is not None and looked else None,
-        since=None if since is None else _text(since),
+        since=None if since is None else time_text(since),
         degraded=degraded,
     )
 
@@ -121,16 +133,12 @@ def refreshed_of(refreshed: refreshes.Refreshed) -> Refreshed:
     return Refreshed.model_validate(asdict(refreshed))
 
 
-def explanation_of(explanation: explanations.Explanation) -> Explanation:
+def explanation_of(explanation: foretold.Explanation) -> Explanation:
     """What would happen."""
     values = asdict(explanation)
     if explanation.stored is not None:
-        values["stored"]["received_at"] = _text(explanation.stored.received_at)
+        values["stored"]["received_at"] = time_text(explanation.stored.received_at)
     return Explanation.model_validate_json(orjson.dumps(values))
-
-
-def _text(seconds: float) -> str:
-    return f"{time_of(seconds).isoformat()[:19]}Z"
 
 
 def _amount(total: Sum) -> Amount:

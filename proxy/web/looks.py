@@ -15,6 +15,7 @@ from proxy.directory import free_space
 from proxy.errors import Refused
 from proxy.inventory import BATCH
 from proxy.kept import Cursor
+from proxy.listed import Listed
 from proxy.store import Store
 from proxy.web.adminroutes import Caller
 from proxy.web.explain import Explainer
@@ -46,7 +47,12 @@ class Looks:
         info = info_of(
             self._store.directory,
             self._store.inventory.sums(),
-            Limits(max_size=stats.wheels.limit, responses_max_size=stats.responses.limit, min_free=self._min_free),
+            Limits(
+                max_size=stats.wheels.limit,
+                responses_max_size=stats.responses.limit,
+                mounts_max_size=stats.mounts.limit,
+                min_free=self._min_free,
+            ),
             free=await asyncio.to_thread(self._free),
             served=self._served(),
             since=self._since,
@@ -71,28 +77,45 @@ class Looks:
 
     async def _listing(self, query: ListQuery, after: Cursor | None) -> AsyncGenerator[bytes, None]:
         """The document, batch by batch: all of it is never in memory."""
-        left, last, separator = query.limit, None, b'{"files":['
-        walk = self._store.inventory.walk(query.selection(), after, batch=min(left + 1, BATCH))
-        async with aclosing(walk) as batches:
-            async for batch in batches:
-                if left == 0:
-                    # One more than was asked for: the list goes on.
+        page = _Page(query.limit)
+        batch = min(query.limit + 1, BATCH)
+        separator = b'{"files":['
+        walk = self._store.inventory.written(query.selection(), after, page.write, batch=batch)
+        async with aclosing(walk) as pieces:
+            async for piece in pieces:
+                if piece:
+                    yield separator + piece
+                    separator = b","
+                if page.goes_on:
                     break
-                part, last = batch[:left], batch[:left][-1][1]
-                yield separator + files_json([kept for kept, _ in part])
-                separator, left = b",", left - len(part)
-                if len(part) < len(batch):
-                    break
-            else:
-                last = None
         begun = b"" if separator == b"," else separator
-        yield begun + b'],"cursor":%b}' % orjson.dumps(None if last is None else cursor_text(last))
+        cursor = cursor_text(page.last) if page.goes_on and page.last is not None else None
+        yield begun + b'],"cursor":%b}' % orjson.dumps(cursor)
 
     def _free(self) -> int | None:
         try:
             return free_space(self._store.directory, self._min_free)[0]
         except OSError:
             return None
+
+
+class _Page:
+    """A list of so many rows: written on a thread of the store, looked at in between. ``last`` is the cursor behind
+    it, ``goes_on`` whether there was more."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self.last: Cursor | None = None
+        self.goes_on = False
+
+    def write(self, listed: Listed) -> bytes:
+        """The JSON of as many as there is room for."""
+        part = listed.kept[: self._left]
+        self._left -= len(part)
+        self.goes_on = len(part) < len(listed.kept)
+        if part:
+            self.last = listed.cursor(len(part) - 1)
+        return files_json(part)
 
 
 def told(model: Model, because: str) -> Answer:

@@ -30,7 +30,7 @@ BOUNDS = (
 )  # fmt: skip
 """Upper ends of buckets, in seconds: from a page in memory to a wheel of gigabytes."""
 
-DATA = frozenset({"page", "list", "file", "metadata", "json"})
+DATA = frozenset({"page", "list", "file", "metadata", "json", "raw"})
 """Kinds that are the data plane."""
 HITS = frozenset({"hit", "stale", "negative"})
 """Outcomes of answers that come from what is kept, whatever an upstream said or did not say meanwhile."""

@@ -17,7 +17,8 @@ from proxy.errors import ProxyError, Refused, UpstreamFailed
 
 _HINTS = {
     401: "Send Authorization: Bearer with the token of [admin], or with the one in admin.token of the cache directory.",
-    404: "Check the name: an index address ends in /simple, and file addresses come from its pages.",
+    404: "Check the name: an index address ends in /simple, file addresses come from its pages, and mounts are below"
+    " /raw/.",
     406: "Ask for one of them in Accept, or with ?format=.",
     421: "Use one of the names in server.allowed_hosts, or add this one to it.",
     502: "The proxy's log has the details under the request id.",

@@ -49,7 +49,7 @@ class ListQuery(_Filtered):
     """What to list; without ``kind`` wheels and sdists."""
 
     pattern: Words = EVERYTHING
-    kind: Annotated[list[Kind], Field(max_length=3)] = Field(default_factory=list)
+    kind: Annotated[list[Kind], Field(max_length=len(ALL))] = Field(default_factory=list)
     limit: Limit = LIMIT
     cursor: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
 
@@ -59,10 +59,10 @@ class ListQuery(_Filtered):
 
 
 class RemoveRequest(_Filtered):
-    """What to remove; without ``kind`` wheels and sdists, and for the pattern ``*`` the responses, too."""
+    """What to remove; without ``kind`` wheels and sdists, and for the pattern ``*`` everything."""
 
     pattern: Words
-    kind: Kind | Annotated[list[Kind], Field(min_length=1, max_length=3)] | None = None
+    kind: Kind | Annotated[list[Kind], Field(min_length=1, max_length=len(ALL))] | None = None
     dry_run: bool = False
 
     def selection(self) -> Selection:
@@ -127,7 +127,7 @@ _EXPECTED: Mapping[str, str] = {
     "project": _TEXT,
     "version": _TEXT,
     "index": _TEXT,
-    "kind": "wheel, sdist or response, or several of them",
+    "kind": "wheel, sdist, response or mount, or several of them",
     "limit": f"a whole number from 1 to {MOST}",
     "cursor": "what an answer gave as its cursor",
     "dry_run": "true or false",

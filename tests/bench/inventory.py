@@ -114,17 +114,22 @@ def _high(times: list[float]) -> float:
 async def _listed(store: Store, selection: Selection) -> int:
     count = 0
     async for found in store.inventory.walk(selection):
-        count += len(found)
+        count += len(found.kept)
     return count
 
 
-async def _measure(directory: Path) -> None:
+async def made(directory: Path) -> None:
+    """A cache directory of so many files, and a page for every project."""
     store = await _open(directory)
     await store.close()
     began = time.perf_counter()
     _fill(directory / "wheels", _wheels(directory / "wheels"))
     _fill(directory / "responses", _pages())
     show(f"made in {time.perf_counter() - began:.1f} s")
+
+
+async def _measure(directory: Path) -> None:
+    await made(directory)
     store = await _open(directory)
     inventory = store.inventory
     sums = inventory.sums()
@@ -155,7 +160,10 @@ async def _measure(directory: Path) -> None:
 
 async def _open(directory: Path) -> Store:
     # Next to no memory, so that every head is asked of the store's thread.
-    store = await Store.open(directory, max_size=10**12, responses_max_size=10**12, min_free=0, memory=8)
+    most = 10**12
+    store = await Store.open(
+        directory, max_size=most, responses_max_size=most, mounts_max_size=most, min_free=0, memory=8
+    )
     await store.swept()
     return store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 import pytest
@@ -104,12 +105,16 @@ BEFORE = [
                  Refuse("only-if-cached, and nothing fresh is here", 504), id="3-too-old"),
     pytest.param("3", asking("only-if-cached"), None, DEFAULT,
                  Refuse("only-if-cached, and nothing fresh is here", 504), id="3-nothing"),
-    # 4. Authorization or request no-store -> Pass
+    # 4. request no-store, or a method that nothing stored can answer -> Pass
     pytest.param("4", asking("no-store"), FRESH, DEFAULT, Pass("the client's own answer, not for a cache"),
                  id="4-no-store"),
-    pytest.param("4", asking(authorization="Basic eA=="), None, DEFAULT,
-                 Pass("the client's own answer, not for a cache"), id="4-authorization"),
-    # 5. no entry -> Fetch
+    pytest.param("4", replace(asking(), method="POST"), FRESH, DEFAULT, Pass("a method that no cache answers"),
+                 id="4-method"),
+    # 5. no entry, or one that the client's Authorization must not be answered with -> Fetch
+    pytest.param("5", asking(authorization="Basic eA=="), FRESH, DEFAULT, Fetch("nothing stored"),
+                 id="5-authorization"),
+    pytest.param("6", asking(authorization="Basic eA=="), entry(60, f"public, max-age={LIFE}"), DEFAULT,
+                 Serve("fresh by max-age", True, ttl=540), id="6-authorization-of-what-is-for-all"),
     pytest.param("5", asking(), None, DEFAULT, Fetch("nothing stored"), id="5-nothing"),
     pytest.param("5", asking(), None, Rules(immutable=True), Fetch("nothing stored"), id="5-immutable"),
     # 6. fresh for this request, or fresh and the reload rule overrules the client -> Serve
@@ -253,8 +258,10 @@ AFTER = [
     pytest.param("4", None, UpstreamFailed("x", status=503, retry_after=7), fail("x", 503, 7), id="4-seconds"),
     pytest.param("4", None, UpstreamFailed("x", status=503, retry_after=0), fail("x", 503, 1), id="4-at-once"),
     # 5. 304 to a condition of ours -> Refresh
-    pytest.param("5", STALE, NOT_MODIFIED, Refresh("not modified", refreshed(STALE.head, NOT_MODIFIED)), id="5-304"),
-    pytest.param("5", OLD, NOT_MODIFIED, Refresh("not modified", refreshed(OLD.head, NOT_MODIFIED)), id="5-old"),
+    pytest.param("5", STALE, NOT_MODIFIED, Refresh("not modified", refreshed(STALE.head, NOT_MODIFIED, Rules())),
+                 id="5-304"),
+    pytest.param("5", OLD, NOT_MODIFIED, Refresh("not modified", refreshed(OLD.head, NOT_MODIFIED, Rules())),
+                 id="5-old"),
     # 6. 404, 410 -> Keep for a short time
     pytest.param("6", None, head(404), Keep("missing upstream", negative=True), id="6-404"),
     pytest.param("6", STALE, head(410), Keep("missing upstream", negative=True), id="6-410"),

@@ -343,7 +343,7 @@ STORED = control(
 
 def fold(*lines: tuple[str, str]) -> dict[str, str]:
     """The stored head's fields after a 304 with these lines, which was received 100 s later."""
-    folded = refreshed(STORED, Head(304, lines, NOW + 99, NOW + 100))
+    folded = refreshed(STORED, Head(304, lines, NOW + 99, NOW + 100), RULES)
     assert (folded.status, folded.asked_at, folded.received_at) == (200, NOW + 99, NOW + 100)
     return {name.lower(): folded.header(name) or "" for name, _ in folded.headers}
 
@@ -392,7 +392,7 @@ def test_refreshed(lines: Headers, changes: dict[str, str]) -> None:
 def test_a_304_never_brings_a_validator() -> None:
     """A body stored without an ETag keeps having none: which version the 304's belongs to is not known."""
     stored = head(("Last-Modified", DATE))
-    folded = refreshed(stored, Head(304, (("ETag", '"a"'),), NOW, NOW))
+    folded = refreshed(stored, Head(304, (("ETag", '"a"'),), NOW, NOW), RULES)
     assert validators(folded) == {"If-Modified-Since": DATE}
 
 
@@ -404,22 +404,22 @@ def test_a_304_never_brings_a_validator() -> None:
 def test_a_304_never_lowers_the_serial(kept: str | None, said: str, expected: str) -> None:
     """The serial tells older pages from newer ones: one that a 304 lowered would let an older page in."""
     stored = head(*((("X-PyPI-Last-Serial", kept),) if kept is not None else ()))
-    folded = refreshed(stored, Head(304, (("x-pypi-last-serial", said),), NOW, NOW))
+    folded = refreshed(stored, Head(304, (("x-pypi-last-serial", said),), NOW, NOW), RULES)
     assert folded.header("X-PyPI-Last-Serial") == expected
 
 
 def test_a_304_keeps_order_and_spelling() -> None:
     """Lines that are not replaced stay as they arrived, the status of the stored response too."""
     stored = Head(203, (("B-Field", "1"), ("a-FIELD", "2"), ("B-Field", "3")), NOW, NOW)
-    folded = refreshed(stored, Head(304, (("C", "4"),), NOW, NOW))
-    assert folded.headers == (*stored.headers, ("c", "4"))
+    folded = refreshed(stored, Head(304, (("C", "4"),), NOW, NOW), RULES)
+    assert folded.headers == (*stored.headers, ("C", "4"))
     assert folded.status == 203
 
 
 def test_a_304_renews_life() -> None:
     """Age counts from the 304, and a 304 that forbids reuse is obeyed at once."""
-    assert assess({}, refreshed(STORED, Head(304, (), NOW + 100, NOW + 100)), NOW + 159, RULES).fresh
-    forbidden = refreshed(STORED, Head(304, (("Cache-Control", "no-store"),), NOW + 100, NOW + 100))
+    assert assess({}, refreshed(STORED, Head(304, (), NOW + 100, NOW + 100), RULES), NOW + 159, RULES).fresh
+    forbidden = refreshed(STORED, Head(304, (("Cache-Control", "no-store"),), NOW + 100, NOW + 100), RULES)
     assert not storable(forbidden, RULES)
     assert not assess({}, forbidden, NOW + 100, RULES).fresh
 
@@ -563,6 +563,6 @@ def test_no_other_clock(
 def test_a_304_that_says_nothing_new_changes_no_life(response: Head, lines: Headers) -> None:
     """Folding the same 304 in twice is folding it in once."""
     update = Head(304, lines, NOW + 1, NOW + 2)
-    once = refreshed(response, update)
+    once = refreshed(response, update, RULES)
     assert math.isclose(once.received_at, NOW + 2)
-    assert sorted(refreshed(once, update).headers) == sorted(once.headers)
+    assert sorted(refreshed(once, update, RULES).headers) == sorted(once.headers)

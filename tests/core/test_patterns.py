@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pip._internal.commands.cache import CacheCommand
 
 from proxy.core import patterns
-from proxy.core.patterns import ALL, FILES, RESPONSES, Kind, Selection, kind_of, version_of
+from proxy.core.patterns import ALL, FILES, MOUNTS, RESPONSES, Kind, Selection, kind_of, version_of
 from proxy.core.urls import projects_of
 
 WHEELS = (
@@ -230,6 +230,13 @@ def test_the_version_in_a_name(filename: str | None, project: str, version: str 
     assert version_of(filename, project) == version
 
 
+@given(st.sampled_from(["six", "zope-interface", "a-b-c", "six-1-0"]), st.text("a1.-_+", max_size=8), st.integers(0, 2))
+def test_the_spelling_of_a_project_changes_no_version(project: str, version: str, ending: int) -> None:
+    """What is seen at once, and what is looked for word by word, are one."""
+    name = f"{project}-{version}{('.tar.gz', '.zip', '.egg')[ending]}"
+    assert version_of(name, project) == version_of(name.replace(project, project.upper(), 1), project)
+
+
 @pytest.mark.parametrize(
     ("filename", "kind"),
     [("six-1.0-py3-none-any.whl", "wheel"), ("SIX.WHL", "wheel"), ("six-1.0.tar.gz", "sdist"), ("six.exe", "sdist")],
@@ -244,3 +251,27 @@ def test_few_patterns_are_remembered() -> None:
     for number in range(patterns.REMEMBERED + 50):
         assert Selection(f"six-{number}[a-z]").covers("wheel", "main", "six", f"six-{number}a.whl")
     assert patterns._glob.cache_info().currsize == patterns.REMEMBERED
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rest", "covered"),
+    [
+        ("*", "", True),
+        ("*", "a/", True),
+        ("cpython-3.12*", "20240107/cpython-3.12.1%2B20240107.tar.zst?mirror=1", True),
+        ("cpython-3.12.1+20240107.tar.zst", "20240107/cpython-3.12.1%2B20240107.tar.zst", True),
+        ("cpython-3.12.1", "20240107/cpython-3.12.1%2B20240107.tar.zst", False),
+        ("Cpython*", "cpython-3.12.1.tar.gz", False),
+        ("20240107*", "20240107/cpython.tar.gz", False),
+        ("*.gz", "a/?x.gz", False),
+        ("a", "a/", False),
+        ("?*", "", False),
+    ],
+)
+def test_what_a_mount_answered_is_chosen_by_the_name_of_its_file(pattern: str, rest: str, covered: bool) -> None:
+    """A plain glob over the decoded last segment; what has none goes with everything, or with its mount."""
+    assert Selection(pattern).covers("mount", "builds", "", rest) == covered
+    assert Selection(pattern, index="builds", kinds=MOUNTS).covers("mount", "builds", "", rest) == covered
+    assert not Selection(pattern, index="other").covers("mount", "builds", "", rest)
+    assert not Selection(pattern, project="cpython").covers("mount", "builds", "", rest)
+    assert not Selection(pattern, kinds=FILES | RESPONSES).covers("mount", "builds", "", rest)

@@ -7,9 +7,10 @@ from urllib.parse import quote, urljoin
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from proxy.core import urls
-from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, Target
+from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, RawTarget, Target
 from proxy.core.urls import (
     json_key,
     json_url,
@@ -34,7 +35,7 @@ def parsed(path: str) -> Target:
 def requested(link: str) -> Target:
     """The target of a link's place below ``/files/main/``, after the front gate has let it in."""
     path = f"/files/main/{link}"
-    admit("GET", path, (1, 1), {}, ())
+    admit("GET", path, (1, 1), CIMultiDict(), ())
     return parsed(path)
 
 
@@ -562,3 +563,18 @@ def test_keys_differ() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert urls.tag_of("main", "six") == "main/six"
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/raw/m/", RawTarget("m", "")),
+        ("/raw/m/a%20b/c", RawTarget("m", "a%20b/c")),
+        ("/raw/m/simple/", RawTarget("m", "simple/")),
+        ("/raw/m", Moved("m/")),
+        ("/raw/main/a", NotHere("no such path")),
+    ],
+)
+def test_mounts_are_below_raw(path: str, target: Target) -> None:
+    """One to one, as it is spelled; an index is no mount."""
+    assert parse_target(path, INDEXES, "main", {"m"}) == target

@@ -273,8 +273,13 @@ def test_info(here: World) -> None:
     assert info["sdists"]["count"] == sum(path.name.endswith(".tar.gz") for path in on_disk)
     assert info["responses"]["count"] > 0
     assert info["dir"] == str(here.proxy.cache)
-    assert info["locations"] == {room: f"{here.proxy.cache}/{room}" for room in ("wheels", "responses")}
-    assert info["limits"] == {"max_size": 20 * 10**9, "responses_max_size": 2 * 10**9, "min_free": 10**9}
+    assert info["locations"] == {room: f"{here.proxy.cache}/{room}" for room in ("wheels", "responses", "mounts")}
+    assert info["limits"] == {
+        "max_size": 20 * 10**9,
+        "responses_max_size": 2 * 10**9,
+        "mounts_max_size": 10 * 10**9,
+        "min_free": 10**9,
+    }
     assert info["free"] > 0
     assert info["degraded"] is None
 

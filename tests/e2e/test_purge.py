@@ -88,8 +88,8 @@ def running() -> Iterator[Callable[..., Future[Fetched]]]:
 
 
 def held(running: Callable[..., Future[Fetched]], gate: Gate, ask: Callable[[], Fetched]) -> Future[Fetched]:
-    """A request that waits at the gate for the upstream. One that comes while its predecessor's fetch is not quite over,
-    though kept, shares that, and is answered: then it is asked again."""
+    """A request that waits at the gate for the upstream. One that comes while its predecessor's fetch is not quite
+    over, though kept, shares that, and is answered: then it is asked again."""
     asked = running(ask)
 
     def waits() -> bool:

@@ -124,6 +124,17 @@ class Raw:
             exchange.reset()
 
 
+@dataclass(frozen=True, slots=True)
+class Early:
+    """That, before the body of the request is read, which nobody does; the connection ends with it."""
+
+    behaviour: Behaviour
+
+    def __call__(self, exchange: Exchange) -> None:
+        self.behaviour(exchange)
+        exchange.ending = "close"
+
+
 def redirect(location: str, status: int = 302) -> Answer:
     """Elsewhere, with an empty body."""
     return Answer(status=status, body=b"", headers={"Location": location}, without=("ETag", "Cache-Control"))

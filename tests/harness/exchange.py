@@ -23,7 +23,8 @@ HEAD_LIMIT = 256 * 1024
 class Seen:
     """One request as it arrived, and what became of it: ``status`` is None until a head has left, ``sent``
     counts body bytes, ``done`` turns true when the behaviour has ended, ``complete`` when all was sent.
-    Header names are lower-case. ``port`` is the port it came in at, ``peer`` the client's."""
+    Header names are lower-case. ``port`` is the port it came in at, ``peer`` the client's. ``body`` is that of the
+    request without its framing."""
 
     method: str
     target: str
@@ -36,6 +37,7 @@ class Seen:
     sent: int = 0
     done: bool = False
     complete: bool = False
+    body: bytes = b""
 
     @property
     def path(self) -> str:
@@ -157,9 +159,8 @@ class RequestReader:
     def next(self, port: int) -> Seen | None:
         """The next request; None at the end of the connection or when it is no HTTP/1 request."""
         while b"\r\n\r\n" not in self._buffer:
-            if len(self._buffer) > HEAD_LIMIT or not (received := self._connection.recv(BLOCK)):
+            if len(self._buffer) > HEAD_LIMIT or not self._more():
                 return None
-            self._buffer += received
         raw, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         line, *fields = raw.decode("latin-1").split("\r\n")
         words = line.split(" ")
@@ -168,3 +169,34 @@ class RequestReader:
         pairs = (each.partition(":") for each in fields)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         return Seen(words[0], words[1], headers, time.time(), port, self._connection.getpeername()[1], raw)
+
+    def body(self, seen: Seen) -> bytes:
+        """The body of that request, which was the last one. Raises OSError when it is cut."""
+        if seen.headers.get("transfer-encoding") != "chunked":
+            return self._exactly(int(seen.headers.get("content-length", "0")))
+        pieces = []
+        while size := int(self._line().partition(b";")[0], 16):
+            pieces.append(self._exactly(size))
+            self._line()
+        while self._line():
+            pass
+        return b"".join(pieces)
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            if not self._more():
+                raise ConnectionError("the body was cut")
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        return line
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            if not self._more():
+                raise ConnectionError("the body was cut")
+        data, self._buffer = self._buffer[:count], self._buffer[count:]
+        return data
+
+    def _more(self) -> bool:
+        received = self._connection.recv(BLOCK)
+        self._buffer += received
+        return bool(received)

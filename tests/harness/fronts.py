@@ -51,6 +51,15 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    """Whether somebody listens on that TCP port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
     """The text with each of these once put in place of the other; AssertionError where one is not there once."""
     for old, new in pairs:
@@ -109,11 +118,7 @@ class Front:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.said
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE).close()
-        except ConnectionRefusedError:
-            return False
-        return True
+        return listens(self.port)
 
     def _nginx(self, behind: str, pair: Pair | None, changes: Sequence[tuple[str, str]]) -> list[str]:
         assert pair is not None
@@ -128,7 +133,7 @@ class Front:
         (self.directory / "nginx.conf").write_text(text)
         main = self.directory / "main.conf"
         main.write_text(_NGINX.format(directory=self.directory))
-        return [_found("nginx"), "-e", "stderr", "-p", str(self.directory), "-c", str(main)]
+        return [found("nginx"), "-e", "stderr", "-p", str(self.directory), "-c", str(main)]
 
     def _caddy(self, behind: str, pair: Pair | None, changes: Sequence[tuple[str, str]]) -> list[str]:
         text = replaced(
@@ -139,10 +144,11 @@ class Front:
         )
         file = self.directory / "Caddyfile"
         file.write_text(_CADDY.format(directory=self.directory) + text)
-        return [_found("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
+        return [found("caddy"), "run", "--config", str(file), "--adapter", "caddyfile"]
 
 
-def _found(program: str) -> str:
+def found(program: str) -> str:
+    """Where the program is. AssertionError where it is not installed."""
     path = shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     assert path is not None, f"{program} is not installed"
     return path

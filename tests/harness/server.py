@@ -23,15 +23,22 @@ Line = dict[str, Any]
 Condition = Callable[[list[Line]], object]
 
 
-def toml(settings: Settings, indexes: Sequence[Mapping[str, Any]]) -> str:
-    """A config file: sections of strings, numbers, booleans and lists of them, and ``[[index]]`` tables."""
+def toml(
+    settings: Settings, indexes: Sequence[Mapping[str, Any]], mounts: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """A config file: sections of strings, numbers, booleans and lists of them, ``[[index]]``, ``[[mount]]`` tables."""
     sections = [(f"[{name}]", section) for name, section in settings.items()]
-    tables = [*sections, *(("[[index]]", index) for index in indexes)]
+    tables = [*sections, *(("[[index]]", index) for index in indexes), *(("[[mount]]", mount) for mount in mounts)]
     return "\n".join("\n".join([title, *map(_assignment, table.items())]) + "\n" for title, table in tables)
 
 
 def _assignment(item: tuple[str, Any]) -> str:
     return f"{item[0]} = {json.dumps(item[1])}"  # JSON's spelling of these types is TOML's too
+
+
+def _tables(sites: Mapping[str, str | Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    tables = ({"url": each} if isinstance(each, str) else each for each in sites.values())
+    return [{"name": name, **table} for name, table in zip(sites, tables, strict=True)]
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,8 +52,9 @@ class ProxyServer:
     """A context manager: serving inside, killed (by its own id) outside.
 
     ``indexes`` maps names to upstream URLs or whole tables, the first is the default; none leaves the
-    built-in default. ``settings`` are merged over host, free port, the cache ``directory / "cache"`` and JSON
-    logs; with ``tls_cert`` and ``tls_key`` in ``[server]`` it speaks HTTPS (see ``harness.certificates``).
+    built-in default; ``mounts`` are the same for ``/raw/{name}/``. ``settings`` are merged over host, free port,
+    the cache ``directory / "cache"`` and JSON logs; with ``tls_cert`` and ``tls_key`` in ``[server]`` it speaks HTTPS
+    (see ``harness.certificates``).
     ``arguments`` follow ``serve``; ``prefix`` is put before the command the next time it starts (see ``harness.lan``).
 
     Once started: ``scheme``, ``host`` and ``port`` of the first address, ``addresses`` ("host:port") of all, and
@@ -58,6 +66,7 @@ class ProxyServer:
         directory: Path,
         indexes: Mapping[str, str | Mapping[str, Any]] | None = None,
         *,
+        mounts: Mapping[str, str | Mapping[str, Any]] | None = None,
         settings: Settings | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
@@ -65,6 +74,7 @@ class ProxyServer:
         self.directory = directory
         self.cache = directory / "cache"
         self.indexes = dict(indexes or {})
+        self.mounts = dict(mounts or {})
         self.settings: dict[str, Mapping[str, Any]] = dict(settings or {})
         self.arguments = tuple(arguments)
         self.environment = dict(environment or {})
@@ -93,7 +103,7 @@ class ProxyServer:
         """Returns when the start line was read. Raises AssertionError with its stderr when it ended."""
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "config.toml"
-        config.write_text(toml(self._settings(), self._indexes()))
+        config.write_text(toml(self._settings(), _tables(self.indexes), _tables(self.mounts)))
         with self._changed:
             self._lines.clear()
             self._forgotten = 0
@@ -226,10 +236,6 @@ class ProxyServer:
         }
         names = [*defaults, *(name for name in self.settings if name not in defaults)]
         return {name: {**defaults.get(name, {}), **self.settings.get(name, {})} for name in names}
-
-    def _indexes(self) -> list[Mapping[str, Any]]:
-        tables = ({"url": each} if isinstance(each, str) else each for each in self.indexes.values())
-        return [{"name": name, **table} for name, table in zip(self.indexes, tables, strict=True)]
 
     def _started(self) -> Line | None:
         """The fields of the start line, those in its text when it is no JSON."""

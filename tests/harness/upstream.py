@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from tests.harness.behaviours import Behaviour, polite
+from tests.harness.behaviours import Behaviour, Early, polite
 from tests.harness.exchange import Exchange, RequestReader, Seen
 from tests.harness.index import Index
 from tests.harness.packages import Distribution
@@ -187,6 +187,8 @@ class Upstream:
                 self._log.append(seen)
                 behaviour = self._behaviour(seen.path)
                 self._changed.notify_all()
+            if not isinstance(behaviour, Early):
+                seen.body = reader.body(seen)
             exchange = Exchange(
                 connection,
                 seen,

@@ -155,7 +155,8 @@ def world(
     directory: Path, settings: Settings | None = None, others: Mapping[str, Upstream] | None = None, **options: Any
 ) -> Iterator[World]:
     """Runs an upstream as index "test", ``others`` beside it, and a proxy in front of them, whose breaker is off
-    unless ``settings`` say otherwise: tests that share an upstream must not meet in its failures."""
+    unless ``settings`` say otherwise: tests that share an upstream must not meet in its failures. ``indexes`` and
+    ``mounts`` are called with that upstream, and give tables of more."""
     given = dict(settings or {})
     given["limits"] = {"breaker_failures": 1_000_000, "rest_max": "0s", **given.get("limits", {})}
     with ExitStack() as running:
@@ -163,7 +164,9 @@ def world(
         more = {name: running.enter_context(other).url for name, other in (others or {}).items()}
         extra = options.pop("indexes", None)
         indexes = {"test": upstream.url, **more, **(extra(upstream) if extra is not None else {})}
-        proxy = ProxyServer(directory, indexes, settings=given, **options)
+        mounts = options.pop("mounts", None)
+        tables = None if mounts is None else mounts(upstream)
+        proxy = ProxyServer(directory, indexes, mounts=tables, settings=given, **options)
         running.enter_context(proxy)
         yield World(proxy, upstream)
     print(f"--- what the proxy in {directory} said:\n{proxy.stderr[-20000:]}")

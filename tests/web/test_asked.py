@@ -15,10 +15,10 @@ from proxy.core.messages import CacheStatus
 from proxy.errors import Refused
 from proxy.web import asked
 from proxy.web.asked import LARGEST, asked_by_body, asked_by_query
+from proxy.web.listener import Listener
 from proxy.web.models import ListQuery, PurgeRequest, RemoveRequest
 from proxy.web.problems import problem
-from proxy.web.routes import Listener
-from proxy.web.translate import Sender, Sent
+from proxy.web.sending import Sender, Sent
 
 BODY = b'{"pattern": "six", "dry_run": true}'
 
@@ -273,7 +273,7 @@ async def test_a_body_that_ends_early(port: int) -> None:
         ("?pattern=\xe4", 400),
         ("?kind=egg", 400),
         ("?" + "kind=wheel&" * 65, 400),
-        ("?kind=wheel&kind=wheel&kind=wheel&kind=wheel", 400),
+        ("?kind=wheel&kind=wheel&kind=wheel&kind=wheel&kind=wheel", 400),
     ],
 )
 async def test_queries(port: int, query: str, said: object) -> None:

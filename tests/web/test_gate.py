@@ -22,10 +22,11 @@ def refusal(
     version: tuple[int, int] = (1, 1),
     headers: Mapping[str, str] | None = None,
     hosts: frozenset[str] = frozenset(),
+    mounts: frozenset[str] = frozenset(),
 ) -> int | None:
     """The status a request is refused with, None when it is let in."""
     try:
-        admit(method, target, version, CIMultiDict(headers or {}), hosts)
+        admit(method, target, version, CIMultiDict(headers or {}), hosts, mounts)
     except Refused as refused:
         return refused.status
     return None
@@ -230,9 +231,119 @@ def test_a_missing_host_is_not_an_allowed_one() -> None:
     assert refusal(version=(1, 0)) is None
 
 
+# --- below mounts
+
+MOUNTS = frozenset({"builds", "builds.2"})
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH", "PURGE", "X-Other"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", ["/raw/builds/", "/raw/builds/a/b.tar.gz", "/raw/builds.2/a?b=c"])
+def test_every_method_below_a_mount(method: str, target: str) -> None:
+    """All but CONNECT and TRACE, with a body and without one."""
+    for headers in ({}, {"content-length": "0"}, {"content-length": "17"}, {"transfer-encoding": "chunked"}):
+        assert refusal(method, target, headers=headers, mounts=MOUNTS) is None
+    assert refusal(method, target, (1, 0), {"content-length": "17"}, mounts=MOUNTS) is None
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
+def test_never_below_a_mount(method: str) -> None:
+    """What is for forward proxies, and what would show a client's credentials to a script."""
+    assert refusal(method, "/raw/builds/a", mounts=MOUNTS) == 405
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/raw/", "/raw/builds", "/raw/other/a", "/raw/Builds/a", "/RAW/builds/a", "/x/raw/builds/a", "/raw/%62uilds/a"],
+)
+def test_beside_mounts(target: str) -> None:
+    """Whatever is no configured mount is read only, and has no bodies."""
+    assert refusal("POST", target, mounts=MOUNTS) == 405
+    assert refusal("GET", target, headers={"content-length": "1"}, mounts=MOUNTS) == 400
+    assert refusal("GET", target, mounts=MOUNTS) is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/raw/builds//a",
+        "/raw/builds/../a",
+        "/raw/builds/.",
+        "/raw/builds/%2e%2e/a",
+        "/raw/builds/a%2fb",
+        "/raw/builds/a%5Cb",
+        "/raw/builds/a%00",
+        "/raw/builds/a%0ab",
+        "/raw/builds/a\\b",
+        "/raw/builds/a b",
+        "/raw/builds/\udc80",
+        "/raw/builds/a#b",
+        "/raw/builds/a?b#c",
+        "/raw/builds/a?\udc80",
+        "/raw/builds/a?\x01",
+        "/raw/builds/a?b c",
+        "/raw/builds/a?\x7f",
+    ],
+)
+def test_targets_refused_below_a_mount(target: str) -> None:
+    """The walls stand here, too; a query is visible ASCII, and a fragment never leaves a client."""
+    assert refusal(target=target, mounts=MOUNTS) == 400
+
+
+@pytest.mark.parametrize("query", ["", "a=b&a=%2F..%00//\\", "?", "!$'()*+,;:@[]{}|^`~\"<>"])
+def test_queries_below_a_mount(query: str) -> None:
+    """What an upstream means by it is its own affair."""
+    assert refusal(target=f"/raw/builds/a?{query}", mounts=MOUNTS) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("transfer-encoding", "")],
+        [("transfer-encoding", "gzip, chunked")],
+        [("transfer-encoding", "chunked, chunked")],
+        [("transfer-encoding", "identity")],
+        [("transfer-encoding", "xchunked")],
+        [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        [("transfer-encoding", "chunked"), ("content-length", "0")],
+        [("transfer-encoding", "identity"), ("content-length", "5")],
+        [("transfer-encoding", "chunked"), ("content-length", "x")],
+        [("content-length", "5"), ("content-length", "5")],
+        [("content-length", "5, 5")],
+        [("content-length", "+5")],
+        [("content-length", "-5")],
+        [("content-length", "0x5")],
+        [("content-length", "5 5")],
+        [("content-length", "\u0665")],
+        [("content-length", "")],
+        [("content-length", "5"), ("upgrade", "websocket")],
+        [("transfer-encoding", "chunked"), ("upgrade", "websocket")],
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_framing_below_a_mount(method: str, headers: list[tuple[str, str]]) -> None:
+    """RFC 9112 §6.3: who cannot say where a body ends cannot find the next request, so the connection closes."""
+    with pytest.raises(Refused) as caught:
+        admit(method, "/raw/builds/a", (1, 1), CIMultiDict(headers), (), MOUNTS)
+    assert caught.value.status == 400
+    assert caught.value.headers == (("Connection", "close"),)
+
+
+def test_chunks_of_http_1_0() -> None:
+    """RFC 9112 §6.1: "MUST treat the message as if the framing is faulty"."""
+    assert refusal("POST", "/raw/builds/a", (1, 0), {"transfer-encoding": "chunked"}, mounts=MOUNTS) == 400
+    assert refusal("POST", "/admin/cache/purge", (1, 0), {"transfer-encoding": "chunked"}) == 400
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", None), ("HEAD", None), ("POST", 400), ("OPTIONS", 400)])
+def test_upgrades_below_a_mount(method: str, status: int | None) -> None:
+    """RFC 9110 §7.8: nobody has to follow one; where a body may come it is refused."""
+    assert refusal(method, "/raw/builds/a", headers={"upgrade": "websocket"}, mounts=MOUNTS) == status
+
+
 @given(st.text(st.characters(), max_size=40))
 def test_what_is_let_in_can_be_parsed(path: str) -> None:
     """Nothing but Refused leaves the gate, and what passes makes nothing behind it raise."""
-    for target in (path, f"/{path}", f"/simple/{path}", f"/files/main/{path}"):
-        if refusal(target=target) is None:
-            parse_target(target.partition("?")[0], ("main",), "main")
+    for target in (path, f"/{path}", f"/simple/{path}", f"/files/main/{path}", f"/raw/builds/{path}"):
+        if refusal(target=target, mounts=MOUNTS) is None:
+            parse_target(target.partition("?")[0], ("main",), "main", MOUNTS)

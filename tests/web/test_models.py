@@ -62,13 +62,17 @@ ROW = Kept(
         (
             RemoveRequest,
             {"pattern": "a", "kind": CANARY},
-            "kind: expected wheel, sdist or response, or several of them",
+            "kind: expected wheel, sdist, response or mount, or several of them",
         ),
-        (RemoveRequest, {"pattern": "a", "kind": []}, "kind: expected wheel, sdist or response, or several of them"),
+        (
+            RemoveRequest,
+            {"pattern": "a", "kind": []},
+            "kind: expected wheel, sdist, response or mount, or several of them",
+        ),
         (
             RemoveRequest,
             {"pattern": "a", "kind": [["wheel"]]},
-            "kind: expected wheel, sdist or response, or several of them",
+            "kind: expected wheel, sdist, response or mount, or several of them",
         ),
         (RemoveRequest, {"pattern": "a", "version": 1.0}, "version: expected text of 1 to 512 characters"),
         (
@@ -88,8 +92,8 @@ ROW = Kept(
         (ListQuery, {"limit": "9" * 5000}, "limit: expected a whole number from 1 to 100000"),
         (ListQuery, {"limit": ""}, "limit: expected a whole number from 1 to 100000"),
         (ListQuery, {"limit": "\u0667"}, "limit: expected a whole number from 1 to 100000"),
-        (ListQuery, {"kind": ["wheel", CANARY]}, "kind: expected wheel, sdist or response, or several of them"),
-        (ListQuery, {"kind": ["wheel"] * 4}, "kind: expected wheel, sdist or response, or several of them"),
+        (ListQuery, {"kind": ["wheel", CANARY]}, "kind: expected wheel, sdist, response or mount, or several of them"),
+        (ListQuery, {"kind": ["wheel"] * 5}, "kind: expected wheel, sdist, response or mount, or several of them"),
         (ListQuery, {"cursor": ""}, "cursor: expected what an answer gave as its cursor"),
         (ExplainQuery, {}, "path is required"),
         (ExplainQuery, {"path": "simple/"}, "path: expected a path that begins with a slash, as a URL has it"),
@@ -123,7 +127,11 @@ def test_what_is_refused(model: type[Model], values: object, said: str) -> None:
         (RemoveRequest, {"pattern": "*", "project": "Six"}, Selection("*", "six", kinds=ALL)),
         (RemoveRequest, {"pattern": "*", "kind": "wheel"}, Selection("*", kinds=frozenset({"wheel"}))),
         (RemoveRequest, {"pattern": "**"}, Selection("**", kinds=FILES)),
-        (RemoveRequest, {"pattern": "a", "kind": ["sdist", "response"]}, Selection("a", kinds=ALL - {"wheel"})),
+        (
+            RemoveRequest,
+            {"pattern": "a", "kind": ["sdist", "response"]},
+            Selection("a", kinds=ALL - {"wheel", "mount"}),
+        ),
         (RemoveRequest, {"pattern": "a", "project": None, "kind": None}, Selection("a", kinds=FILES)),
         (PurgeRequest, {}, Selection()),
     ],
@@ -205,15 +213,17 @@ def test_times_that_no_clock_shows(seconds: float, said: str) -> None:
 
 def test_info() -> None:
     """Figures as they are, a ratio where there is one, and null for what nobody knows."""
-    sums, limits = Sums(Sum(2, 10), Sum(0, 0), Sum(3, 7)), Limits(max_size=1, responses_max_size=2, min_free=3)
+    sums = Sums(Sum(2, 10), Sum(0, 0), Sum(3, 7), Sum(4, 9))
+    limits = Limits(max_size=1, responses_max_size=2, mounts_max_size=4, min_free=3)
     told = info_of(Path("/c"), sums, limits, free=9, served=(2, 1), since=1.0, degraded="the disk is full").model_dump()
     assert told == {
         "dir": "/c",
-        "locations": {"wheels": "/c/wheels", "responses": "/c/responses"},
+        "locations": {"wheels": "/c/wheels", "responses": "/c/responses", "mounts": "/c/mounts"},
         "wheels": {"count": 2, "bytes": 10},
         "sdists": {"count": 0, "bytes": 0},
         "responses": {"count": 3, "bytes": 7},
-        "limits": {"max_size": 1, "responses_max_size": 2, "min_free": 3},
+        "mounts": {"count": 4, "bytes": 9},
+        "limits": {"max_size": 1, "responses_max_size": 2, "mounts_max_size": 4, "min_free": 3},
         "free": 9,
         "hits": 2,
         "misses": 1,

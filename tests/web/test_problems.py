@@ -94,8 +94,8 @@ def test_people_get_a_sentence(accept: str | None, media_type: str) -> None:
     assert isinstance(answer.body, bytes)
     if media_type.startswith("text/plain"):
         assert answer.body.decode() == (
-            "No such path. Check the name: an index address ends in /simple, and file addresses come from its pages."
-            " Request id: 0123\n"
+            "No such path. Check the name: an index address ends in /simple, file addresses come from its pages, and"
+            " mounts are below /raw/. Request id: 0123\n"
         )
 
 
