@@ -21,6 +21,7 @@ from tests.harness.packages import wheel
 from tests.harness.server import ProxyServer
 from tests.harness.trees import Tree, kept, list_of_builds, python_build
 from tests.harness.upstream import Upstream
+from tests.harness.waiting import eventually
 
 UV = uv.find_uv_bin()
 CURL = ("curl", "--silent", "--show-error", "--fail")
@@ -180,6 +181,7 @@ def test_a_page_whose_links_are_absolute_leads_past_the_mount(
         find_links(Installer("pip", new_pip), one, raw(proxy, "links.html"), "thing")
         assert one.version_of("thing") == "1.0"
         assert fetch(raw(proxy, "links.html")).body == page
+        eventually(lambda: len(proxy.requests()) >= 2, "they are logged")
         assert {each["path"] for each in proxy.requests()} == {"/raw/tree/links.html"}
         assert f"GET /files/{file.filename} " in tree.asked
 
@@ -206,7 +208,7 @@ def test_get_pip_behind_redirects(upstream: Upstream, start_proxy: StartProxy) -
     proxy = start_proxy(upstream, mounts={"tree": f"{upstream.origin}/tree/"})
     assert curl("--location", raw(proxy, "get-pip.py")) == "print('get-pip')\n"
     assert [each.target for each in upstream.log][-1] == "/tree/deep/er/get-pip.py?x=1"
-    assert len(proxy.requests("/raw/tree/")) == len(upstream.log) == 4
+    eventually(lambda: len(proxy.requests("/raw/tree/")) == len(upstream.log) == 4, "four requests are logged")
     assert {each.headers.get("via") is not None for each in upstream.log} == {True}
 
 
