@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.ballast import Ballast
+from tests.conftest import missing
 from tests.harness.smalldisk import SmallDisk
 
 MIB = 2**20
@@ -17,8 +18,8 @@ MIB = 2**20
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """An empty filesystem of 8 MiB."""
-    if missing := SmallDisk.missing():
-        pytest.skip(missing)
+    if what := SmallDisk.missing():
+        missing(what)
     with SmallDisk(tmp_path / "disk", 8 * MIB) as made:
         yield made
 

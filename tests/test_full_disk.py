@@ -12,6 +12,7 @@ import pytest
 
 from proxy.core.patterns import Selection
 from proxy.store import Row
+from tests.conftest import missing
 from tests.harness.server import ROOT
 from tests.harness.smalldisk import SmallDisk
 from tests.keeping import keep, open_store
@@ -22,8 +23,8 @@ MIB = 2**20
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """An empty filesystem of 8 MiB."""
-    if missing := SmallDisk.missing():
-        pytest.skip(missing)
+    if what := SmallDisk.missing():
+        missing(what)
     with SmallDisk(tmp_path / "disk", 8 * MIB) as made:
         yield made
 

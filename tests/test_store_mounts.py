@@ -22,6 +22,7 @@ from proxy.errors import Forgotten, StoreFailed
 from proxy.fence import Fence, name_of
 from proxy.room import Room
 from proxy.store import Row, Store
+from tests.conftest import missing
 from tests.harness.server import ROOT
 from tests.harness.smalldisk import SmallDisk
 from tests.keeping import body_of, entry_of, files_in, keep, open_store
@@ -140,8 +141,8 @@ print("ok")
 
 def test_on_a_small_disk_the_larger_room_gives_way(tmp_path: Path) -> None:
     """Free space is owed by wheels and mounts together: each finds room, and keeps its latest."""
-    if missing := SmallDisk.missing():
-        pytest.skip(missing)
+    if what := SmallDisk.missing():
+        missing(what)
     with SmallDisk(tmp_path / "disk", 8 * 2**20) as disk:
         command = [*disk.prefix(ROOT), sys.executable, "-c", SMALL, str(disk.path)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
