@@ -1,4 +1,4 @@
-"""The real proxy as a subprocess: ``python -m proxy serve`` with a config file of the test's own."""
+"""The real proxy as a process: ``python -m proxy serve`` with a config file of the test's own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.harness.clocked import Clock
+from tests.harness.preloaded import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0
@@ -56,6 +59,9 @@ class ProxyServer:
     the cache ``directory / "cache"`` and JSON logs; with ``tls_cert`` and ``tls_key`` in ``[server]`` it speaks HTTPS
     (see ``harness.certificates``).
     ``arguments`` follow ``serve``; ``prefix`` is put before the command the next time it starts (see ``harness.lan``).
+    Without a prefix, and with no variable but our own, it is forked from a process that has imported it already (see
+    ``harness.preloaded``); ``fresh`` runs an interpreter for it, as a user does.
+    ``clock``: the wall clock that it goes by, which a test moves (see ``harness.clocked``).
 
     Once started: ``scheme``, ``host`` and ``port`` of the first address, ``addresses`` ("host:port") of all, and
     ``unix_socket`` as a path or None. Without TCP host is "" and port 0.
@@ -70,6 +76,8 @@ class ProxyServer:
         settings: Settings | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         self.directory = directory
         self.cache = directory / "cache"
@@ -78,13 +86,15 @@ class ProxyServer:
         self.settings: dict[str, Mapping[str, Any]] = dict(settings or {})
         self.arguments = tuple(arguments)
         self.environment = dict(environment or {})
+        self.fresh = fresh
+        self.clock = clock
         self.prefix: tuple[str, ...] = ()
         self.scheme = "http"
         self.host = "127.0.0.1"
         self.port = 0
         self.addresses: list[str] = []
         self.unix_socket: Path | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Forked | None = None
         self._reader: threading.Thread | None = None
         self._lines: list[str] = []
         self._forgotten = 0
@@ -107,16 +117,7 @@ class ProxyServer:
         with self._changed:
             self._lines.clear()
             self._forgotten = 0
-        self._process = subprocess.Popen(
-            [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(config), *self.arguments],
-            cwd=ROOT,
-            env=clean_environment(self.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-        )
+        self._process = self._spawned(["serve", "--config", str(config), *self.arguments])
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         self._await(lambda: self._started() is not None or self._ended())
@@ -152,7 +153,7 @@ class ProxyServer:
         self.start()
 
     @property
-    def process(self) -> subprocess.Popen[str]:
+    def process(self) -> subprocess.Popen[str] | Forked:
         """The running process."""
         assert self._process is not None, "the proxy was not started"
         return self._process
@@ -221,6 +222,24 @@ class ProxyServer:
         """The proxy's URL of a file; ``location`` is its upstream URL without the scheme."""
         return f"{self.url}/files/{index}/{location}"
 
+    def _spawned(self, words: Sequence[str]) -> subprocess.Popen[str] | Forked:
+        environment = clean_environment(self.environment)
+        # What is for the interpreter or its libraries is read when these start, and not again.
+        own = all(name.startswith("PIPCACHEPROXY_") for name in self.environment)
+        if own and not self.fresh and not self.prefix and self.clock is None:
+            return Forked(words, cwd=ROOT, env=environment)
+        command = ["proxy"] if self.clock is None else ["tests.harness.clocked", str(self.clock.path)]
+        return subprocess.Popen(
+            [*self.prefix, sys.executable, "-m", *command, *words],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+        )
+
     def _status(self, name: str) -> int:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
@@ -252,7 +271,7 @@ class ProxyServer:
     def _ended(self) -> bool:
         return self._reader is not None and not self._reader.is_alive()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str] | Forked) -> None:
         assert process.stderr is not None
         for line in process.stderr:
             with self._changed:
