@@ -1,8 +1,11 @@
 # make serve   make the environment, install, serve PyPI with the cache built in (ARGS="--host 0.0.0.0")
 # make test    make the environment, install, pass every test (ARGS="tests/core -k range")
+# make promises   what this cache promises, its goal and what is measured, a line each (ARGS="G1 G4": these alone)
+# make soak    the same in the long size: hours in all, half an hour of it G17 (ARGS="G17")
 # make conformance   the public HTTP cache suite (Node and npm are needed); writes docs/conformance.md
 # make bench   measure start, memory, cold and warm answers (ARGS="start cold")
-# make lint    ruff and mypy over the whole tree
+# make lint    ruff, mypy and bandit over the whole tree
+# make audit   known vulnerabilities of what it is tested with
 # make clean   remove the environment and what tools left behind
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +22,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 export COVERAGE_FILE = $(abspath $(VENV))/coverage
 export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(VENV))/hypothesis
 
-.PHONY: serve test conformance bench lint clean
+.PHONY: serve test promises soak conformance bench lint audit clean
 
 serve: $(VENV)/installed
 	exec $(BIN)/pip-cache-proxy serve $(ARGS)
@@ -35,6 +38,13 @@ test: $(VENV)/installed-test $(NODE:node=$(VENV)/installed-conformance)
 conformance: $(VENV)/installed-test $(VENV)/installed-conformance
 	$(BIN)/python -m tests.conformance
 
+# Times are among them: they want a machine that does nothing else.
+promises: $(VENV)/installed-test
+	$(BIN)/python -m tests.promises $(ARGS)
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m tests.promises --long $(ARGS)
+
 # Figures, not tests: what they are worth depends on the machine and on what else it does.
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -42,6 +52,12 @@ bench: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check --cache-dir $(VENV)/ruff .
 	$(BIN)/mypy --cache-dir $(VENV)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml proxy
+
+# SECURITY.md says why the one that is left out is none here.
+audit: $(VENV)/installed-lint
+	$(BIN)/pip-audit --progress-spinner off --disable-pip --no-deps --requirement constraints.txt \
+		--ignore-vuln CVE-2025-69872 --format json 2>/dev/null | $(BIN)/python .ci/audit.py
 
 # A stamp per set of packages: nothing is installed twice while what it depends on has not changed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -3,7 +3,7 @@
 cli.py       the command: serve, check; cache: cachecommand (cacheoptions, pipwords: pip's words), on a server (remote)
              or on the directory itself (unserved)             config.py  settings (sections: all keys; spelling; tls)
 app.py       puts everything together; the only module that knows everyone (rules, sites: what settings mean; listening:
-             sockets, crowd; startline, address: where we are found; admintoken)
+             sockets; entrance, descriptors: who is let in; startline, address: where to find us; admintoken; deepcheck)
 web/         talks to clients: gate, routes, listener, problems, forwarded (what front proxies say), and the translators
              between aiohttp and our values: translate (in; uploads: bodies), sending (out). Operations: health, landing
              (clients, static/), metrics (vitals, exposition, families), admin (adminroutes: its table; access: tokens;
@@ -14,14 +14,16 @@ gateway.py   the spine: ask core, do I/O, ask core, do I/O. A page: pages, looku
              Mounts: mounts, looks (looking: who shares one), shelf (variants), mountrequests, mountanswers. For
              operators: refreshes; explanations (foretold; unasked: the same rooms, asking nobody)
 fills.py     one upstream fetch per key, many followers of its growing spool file (plan, fill, source: resumed
-             where it broke; flights: small answers)
+             where it broke; segments: where its bytes lie; flights: small answers)
 store.py     what is kept: rows in diskcache (rows, room, disk, entries, memory), bodies as files (adoption, bodies,
-             directory), what goes (eviction, sweep), and the threads that do it (workers). For operators: inventory
-             (listed, stock, sums, kept), fence (what was removed stays so), ballast, unlogged (a full disk), onlooker
+             directory), what goes (eviction, sweep), whether it is what was kept (verification, rounds, soundness), and
+             the threads for it (workers). For operators: inventory (listed, stock, sums, kept), fence (what was
+             removed stays so), ballast, unlogged (a full disk), onlooker
 upstream.py  one request to an upstream, streamed (hops, calls, uploads, connections, replies, unpacking; egress: where
              it may connect; rests, breaker: who is left alone for now)
 credentials.py  how an index knows us: Basic, Bearer, netrc
 events.py    what happened, for log.py and metrics    answer.py  what a client gets    errors.py  whose fault, and why
+failpoints.py  where tests kill the process
 core/        thinks and never waits. Words: messages, urls, wheels, fields, ranges, wishes, patterns. The Simple API:
              simple, hypertext, negotiation (a list of projects: projects, anchors, projectwriters); the JSON API:
              jsonapi. Mounts: mounted, passing, variants. To do: lifetime, judge, freshness, conditions, decide

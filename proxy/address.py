@@ -17,7 +17,7 @@ from pathlib import Path
 _log = logging.getLogger("proxy")
 _NAME = "address"
 _LARGEST = 16 * 1024
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104 # what to call it, not where to listen
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from proxy.core.messages import Entry
 from proxy.directory import RoomName
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
+from proxy.failpoints import reach
 from proxy.fence import Fence, name_of
 from proxy.memory import FileRow
 from proxy.room import Room
 from proxy.rows import dumped
 from proxy.sweep import Linking
+from proxy.verification import Verification
 from proxy.workers import Workers
 
 T = TypeVar("T")
@@ -30,12 +32,21 @@ Job = Callable[[Room], None]
 class Adoption:
     """Adopts bodies into the rooms below a directory, in tasks that outlive a caller who is cancelled."""
 
-    def __init__(self, directory: Path, workers: Workers, evictor: Evictor, linking: Linking, fence: Fence) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        workers: Workers,
+        evictor: Evictor,
+        linking: Linking,
+        fence: Fence,
+        verification: Verification,
+    ) -> None:
         self._directory = directory
         self._workers = workers
         self._evictor = evictor
         self._linking = linking
         self._fence = fence
+        self._verification = verification
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str, since: int | None) -> Entry:
@@ -49,7 +60,7 @@ class Adoption:
             # The caller may discard the spool at any time, and the number could then be another file's.
             fd = os.dup(spool.fd)
         except OSError as error:
-            raise self._workers.failed(error, writes=True) from error
+            raise self._workers.failed(error, "write bodies") from error
         kept = replace(entry, body=f"{room}/{filename}")
         fenced = partial(self._fence.checked, since=since, names=[named])
         return await asyncio.shield(self.spawn(self._adopt(room, spool.path, fd, kept, filename, fenced)))
@@ -65,15 +76,19 @@ class Adoption:
             with self._linking.adopting(filename):
                 try:
                     await self._workers.file(place, there, filename, source, fd, entry.size)
+                    self._workers.worked("write bodies")
                     row = FileRow(filename, entry.size, head)
                     await self._workers.ask(room, fenced(partial(Room.adopt, key=entry.key, body=row, tag=entry.tag)))
+                    reach("row written")
                 except BaseException:
                     await self._workers.file(remove_files, there, [filename])
                     raise
+            with contextlib.suppress(StoreFailed):
+                # It proved itself on its way in. Its other name goes first: that is a change of the file.
+                found = await self._workers.file(_with_one_name, source, fd)
+                self._verification.trust(filename, entry.sha256, found)
         finally:
             os.close(fd)
-        with contextlib.suppress(StoreFailed):
-            await self._workers.file(source.unlink, missing_ok=True)
         await self._evictor.after_writing(room, entry.key)
         return entry
 
@@ -93,3 +108,9 @@ class Adoption:
         """Return when nothing is under way any more."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _with_one_name(source: Path, fd: int) -> os.stat_result:
+    """The spooled file as it is once its name in incoming/ is gone."""
+    source.unlink(missing_ok=True)
+    return os.fstat(fd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
 
@@ -86,10 +86,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StoredStream:
-    """A body that lies complete in an open file."""
+    """A body that lies complete in an open file. ``doubt`` is to be called when it cannot be read."""
 
     file: BinaryIO
     size: int
+    doubt: Callable[[], None] = lambda: None
 
     async def beyond(self, offset: int) -> Piece | None:
         """The rest of the file in one piece."""

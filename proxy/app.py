@@ -14,9 +14,10 @@ from contextlib import AsyncExitStack
 
 from aiohttp import http_parser
 
-from proxy import admintoken, log
+from proxy import admintoken, descriptors, log
 from proxy.address import Address, address_for, published, withdraw
 from proxy.config import Settings
+from proxy.entrance import Crowd
 from proxy.explanations import Explanations
 from proxy.extraction import Extraction
 from proxy.files import FileLimits, Files
@@ -24,7 +25,7 @@ from proxy.fills import Fills
 from proxy.gateway import Gateway
 from proxy.jsonapi import JsonApi
 from proxy.listbodies import ListBodies
-from proxy.listening import Crowd, Sockets
+from proxy.listening import Sockets
 from proxy.lists import Lists
 from proxy.lookups import Lookups, PageLimits
 from proxy.manifests import Manifests
@@ -73,6 +74,9 @@ def run(settings: Settings) -> int:
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise OSError("aiohttp lacks its C parser on this platform: install a wheel of aiohttp")
     sys.setswitchinterval(_TURN)
+    enough = descriptors.ask_for(settings.limits.client_connections)
+    if enough is not None:
+        _log.warning("the system's limit on open files is enough for %d connections, not client_connections", enough)
     asyncio.run(serve(settings))
     return 0
 
@@ -188,6 +192,7 @@ async def _rooms(settings: Settings, rooms: AsyncExitStack, metrics: Metrics) ->
         mounts_max_size=cache.mounts_max_size,
         min_free=cache.min_free,
         ballast=cache.ballast,
+        verify_every=cache.verify_every,
     )
     rooms.push_async_callback(store.close)
     upstream = upstream_of(settings, (metrics.observe_upstream,))
@@ -243,6 +248,7 @@ def _listener(settings: Settings, door: Door) -> Listener:
         connections_max=settings.limits.client_connections,
         per_address_max=settings.limits.client_connections_per_address,
         front=_front(settings),
+        stall=settings.limits.write_stall,
         access_log=None,
         keepalive_timeout=settings.limits.keepalive_timeout,
         max_line_size=_REQUEST_LINE_MAX,

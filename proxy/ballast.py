@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from proxy.directory import free_space
+from proxy.failpoints import reach
 
 log = logging.getLogger("proxy.store")
 
@@ -77,6 +78,7 @@ class Ballast:
                 return
             os.fchmod(file, 0o600)
             os.ftruncate(file, min(found.st_size, wanted))
+            reach("ballast")
             missing = wanted - _taken(file)
             free, floor = free_space(self._directory, self._min_free)
             if missing > 0 and free - missing < floor:

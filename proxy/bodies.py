@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from proxy.directory import make_directory, sync_directory
 from proxy.errors import StoreFailed
+from proxy.failpoints import reach
 
 _FILENAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{16}/[^/\0]+")
 _DATABASE = re.compile(r"cache\.db(-wal|-shm|-journal)?")
@@ -47,6 +48,7 @@ def open_spool(incoming: Path) -> Spool:
     path = incoming / secrets.token_hex(16)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     os.fchmod(fd, 0o600)
+    reach("spool created")
     return Spool(path, fd)
 
 
@@ -88,6 +90,7 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
     if os.fstat(fd).st_size != size:
         raise StoreFailed("the spooled file has another size than its entry")
     os.fsync(fd)
+    reach("fsynced")
     target = room / filename
     try:
         _make_parents(target)
@@ -97,9 +100,11 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             os.rename(source, target)
+        reach("linked")
         sync_directory(target.parent)
         sync_directory(target.parent.parent)
         sync_directory(room)
+        reach("directory synced")
     except BaseException:
         remove_files(room, [filename])
         raise
@@ -128,6 +133,7 @@ def remove_files(room: Path, filenames: Iterable[str]) -> int:
             shard, own, _ = filename.split("/")
             with contextlib.suppress(OSError):
                 os.unlink(f"{room}/{filename}")
+            reach("body unlinked")
             with contextlib.suppress(OSError):
                 os.rmdir(f"{room}/{shard}/{own}")
                 directories += 1
@@ -140,8 +146,8 @@ def remove_files(room: Path, filenames: Iterable[str]) -> int:
     return directories
 
 
-def open_body(room: Path, filename: str, size: int) -> BinaryIO | None:
-    """The body open for reading; None when it is gone, is no plain file, or has another size.
+def open_body(room: Path, filename: str) -> BinaryIO | None:
+    """The body open for reading; None when it is gone, or is no plain file.
 
     O_NONBLOCK: a pipe planted in its place must not block the caller.
     """
@@ -151,8 +157,7 @@ def open_body(room: Path, filename: str, size: int) -> BinaryIO | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
             return None
         raise
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         return None
     return os.fdopen(fd, "rb")

@@ -65,8 +65,9 @@ class Call:
 
     def may_retry(self, kind: str) -> bool:
         """Count one more try, at most ``budget.retries`` in all and one of them for a protocol error; none when
-        ``total`` would end before it."""
-        if self.ends is not None and asyncio.get_running_loop().time() + PAUSE[0] >= self.ends:
+        ``total`` would end before it, nor, where there is such an end, after silence: who took a page's request and has
+        not answered for so long has it still, and a second one would only be more work."""
+        if self.ends is not None and (kind == "silence" or asyncio.get_running_loop().time() + PAUSE[0] >= self.ends):
             return False
         if kind == "final" or self.retries == 0 or (kind == "protocol" and self.asked_again):
             return False

@@ -1,10 +1,10 @@
 """The command ``pip-cache-proxy``: flags in, an exit code out, one line on standard error per mistake.
 
-Exit codes, with their sysexits.h names where they have one: 0 done (for serve: after SIGTERM), 1 and 2 wrong usage,
-69 UNAVAILABLE no server answers, 71 OSERR the address cannot be taken, 73 CANTCREAT the cache directory cannot be used,
-75 TEMPFAIL another process holds it, 77 NOPERM a token is refused, 78 CONFIG a bad setting, 130 interrupted, 141 nobody
-reads what is said any more. Everything heavy is imported by the command that
-needs it: ``--help`` answers at once.
+Exit codes, with their sysexits.h names where they have one: 0 done (for serve: after SIGTERM), 1 and 2 wrong usage, 65
+DATAERR what was cached was damaged (and is removed), 69 UNAVAILABLE no server answers, 71 OSERR the address cannot be
+taken, 73 CANTCREAT the cache directory cannot be used, 75 TEMPFAIL another process holds it, 77 NOPERM a token is
+refused, 78 CONFIG a bad setting, 130 interrupted, 141 nobody reads what is said any more. Everything heavy is imported
+by the command that needs it: ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ CHECK = """\
 Read the settings, say what would be served, and change nothing. Exits with 78 where a setting is wrong.
 
   pip-cache-proxy check --config /etc/pip-cache-proxy/config.toml
+  pip-cache-proxy check --deep          verify all that is cached, too, and remove what is damaged (exits with 65)
 """
 
 SETTINGS = """\
@@ -105,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "serve":
             _add_flags(command)
+        else:
+            command.add_argument("--deep", action="store_true", help="read and verify all that is cached")
     # A line of help: what follows it is read as pip reads it, and parse_args never sees that.
     teller = commands.add_parser("cache", help="see and clear what is cached, with the verbs of pip cache")
     teller.set_defaults(run=lambda _: cache([]))
@@ -191,7 +194,20 @@ def check(arguments: argparse.Namespace) -> int:
     except SettingError as error:
         return _complain(str(error), EX_CONFIG)
     print("\n".join(lines))
-    return 0
+    if not arguments.deep:
+        return 0
+    from proxy import deepcheck
+
+    try:
+        return deepcheck.run(settings.cache)
+    except OwnedElsewhere as error:
+        owner = "another process" if error.pid is None else f"process {error.pid}"
+        asked = deepcheck.ask_owner(settings.cache)
+        return _complain(f"cache.dir: {settings.cache.dir} is in use by {owner}, {asked}", EX_TEMPFAIL)
+    except StoreFailed as error:
+        return _complain(f"cache.dir: {settings.cache.dir}: {error.because}", EX_CANTCREAT)
+    except OSError as error:
+        return _complain(f"cache.dir: {settings.cache.dir}: {error.strerror}", EX_CANTCREAT)
 
 
 def describe(settings: Settings) -> list[str]:

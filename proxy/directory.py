@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from proxy.errors import OwnedElsewhere, StoreFailed
+from proxy.failpoints import reach
 
 VERSION = 1
 RoomName = Literal["mounts", "responses", "wheels"]
@@ -133,7 +134,7 @@ def _lock(directory: Path) -> int:
 
 
 def _prepare(directory: Path) -> None:
-    """Write VERSION before any room exists: without it, a directory with rooms would be taken for foreign."""
+    """Write VERSION, durably, before any room exists: without it a directory with rooms would be taken for foreign."""
     if not (directory / "VERSION").exists():
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fresh = os.open(directory / "VERSION.new", flags, 0o600)
@@ -143,7 +144,10 @@ def _prepare(directory: Path) -> None:
             os.fsync(fresh)
         finally:
             os.close(fresh)
+        reach("version written")
         os.rename(directory / "VERSION.new", directory / "VERSION")
+        sync_directory(directory)
+        reach("version renamed")
     for name in (*ROOMS, "incoming"):
         make_directory(directory / name)
         os.chmod(directory / name, 0o700)

@@ -62,17 +62,32 @@ class Foreign(StoreFailed):
     """A row that we did not write: pickled, of a type we do not keep, or damaged since. It is dropped."""
 
 
-def seal(value: bytes) -> bytes:
-    """The value behind its checksum: SQLite has none, and would hand out a page with a flipped bit."""
-    return zlib.crc32(value).to_bytes(SEAL, "big") + value
+def seal(value: bytes, key: str) -> bytes:
+    """The value behind its checksum: SQLite has none, and would hand out a page with a flipped bit. The key is part of
+    it: what a flipped bit of an index leads to is another row, and sound."""
+    return _sum(value, key.encode()) + value
 
 
-def unseal(data: bytes) -> bytes:
+def unseal(data: bytes, key: bytes) -> bytes:
     """The value behind its checksum. Raises Foreign when they do not agree."""
-    value = data[SEAL:]
-    if data[:SEAL] != zlib.crc32(value).to_bytes(SEAL, "big"):
+    value, found = data[SEAL:], data[:SEAL]
+    # Version 0.1.0 left the key out; what it wrote is still good.
+    if found != _sum(value, key) and found != _sum(value, b""):
         raise Foreign("a value that does not match its checksum")
     return value
+
+
+def _sum(value: bytes, key: bytes) -> bytes:
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(SEAL, "big")
+
+
+def value_of(key: str, mode: object, filename: object, value: object) -> Value:
+    """What a row of that key holds. Raises Foreign for what we did not write, or not so."""
+    if type(value) is bytes and mode == MODE_RAW and filename is None:
+        return unseal(value, key.encode())
+    if type(value) is bytes and mode == MODE_BINARY and type(filename) is str and is_filename(filename):
+        return FileRow(filename, -1, unseal(value, key.encode()))
+    raise Foreign("a value that is no bytes")
 
 
 class BytesDisk(diskcache.Disk):  # type: ignore[misc]
@@ -93,18 +108,14 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
         return key
 
     def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str | None, bytes]:
-        if type(value) is bytes and not read:
-            return len(value), MODE_RAW, None, seal(value)
-        if type(value) is FileRow and not read:
-            return value.size, MODE_BINARY, value.filename, seal(value.head)
+        if type(key) is str and not read and type(value) is bytes:
+            return len(value), MODE_RAW, None, seal(value, key)
+        if type(key) is str and not read and type(value) is FileRow:
+            return value.size, MODE_BINARY, value.filename, seal(value.head, key)
         raise StoreFailed("only bytes can be kept")
 
     def fetch(self, mode: object, filename: object, value: object, read: bool) -> Value:
-        if type(value) is bytes and mode == MODE_RAW and filename is None:
-            return unseal(value)
-        if type(value) is bytes and mode == MODE_BINARY and type(filename) is str and is_filename(filename):
-            return FileRow(filename, -1, unseal(value))
-        raise Foreign("a value that is no bytes")
+        raise StoreFailed("only rooms read rows")  # by `value_of`, which is told the key
 
     def filename(self, key: object = UNKNOWN, value: object = UNKNOWN) -> tuple[str, str]:
         raise StoreFailed("only adoption makes files")
@@ -122,7 +133,7 @@ def open_cache(directory: Path, *, logged: bool = True) -> Any:
     """A diskcache over ``directory``, which has this very name (diskcache would expand variables in it), with our
     indexes and sums; not ``logged`` for a database that has left its log (`unlogged.leave_log`).
 
-    Raises what is in FAILURES, or TypeError or KeyError for a database that somebody else made.
+    Raises what is in FAILURES; AttributeError, LookupError or TypeError for a database that is none of ours any more.
     """
     database = directory / "cache.db"
     os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -99,6 +99,9 @@ class Documents:
         negative = self._negatives.get(key)
         if negative is not None and 0 <= self._clock() - negative.head.received_at < self._rules.negative_ttl:
             return negative, None
+        return await self._good(key)
+
+    async def _good(self, key: str) -> tuple[Entry | None, bytes | None]:
         for _ in range(2):
             try:
                 entry = await self._store.entry("responses", key)
@@ -119,8 +122,7 @@ class Documents:
 
     def fetch(self, target: JsonTarget, request: Request, entry: Entry | None) -> tuple[asyncio.Task[Fetched], bool]:
         """The look that is under way for that document, or a new one; and whether it was. Await it shielded."""
-        good = entry if entry is not None and entry.head.status == 200 else None
-        return self._flights.join(json_key(target), lambda: self._fly(target, request, good))
+        return self._flights.join(json_key(target), lambda: self._fly(target, request, entry))
 
     def under_way(self, target: JsonTarget) -> bool:
         """Whether somebody looks at that document now."""
@@ -135,12 +137,16 @@ class Documents:
 
     async def _fly(self, target: JsonTarget, request: Request, entry: Entry | None) -> Fetched:
         since = self._store.mark()
-        base = None if entry is None else await self.base(entry)
+        if entry is not None and entry.head.status != 200:
+            # A 404 that is remembered stands beside the last good document: what comes is measured against that.
+            entry, base = await self._good(entry.key)
+        else:
+            base = None if entry is None else await self.base(entry)
         # Without its body a document is no use when it only proves unchanged.
         conditional = None if base is None else entry
         outcome, received = await self._ask(target, conditional)
         if decide.doubtful(entry, outcome, self._clock()):
-            outcome, received = await self._ask(target, conditional)
+            outcome, received = await self._ask(target, None)
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
         match after:

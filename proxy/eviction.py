@@ -107,7 +107,7 @@ class Evictor:
         try:
             return self.shortage(size)
         except OSError as error:
-            raise self._workers.failed(error, writes=True) from error
+            raise self._workers.failed(error, "write bodies") from error
 
     async def _evicted(self, need: int) -> bool:
         # What a room says of its bytes may be damaged: one that is empty all the same gives way to the other.

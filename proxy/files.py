@@ -127,7 +127,9 @@ class Files:
             stored = await self._store.stored(room, key)
         except StoreFailed:
             return None
-        return (stored.entry, StoredStream(stored.handle, stored.entry.size)) if stored is not None else None
+        if stored is None:
+            return None
+        return stored.entry, StoredStream(stored.handle, stored.entry.size, stored.doubt)
 
     def _from_store(self, request: Request, entry: Entry, stream: StoredStream) -> Answer:
         status = CacheStatus("hit", proof_of(entry), hit=True)
@@ -287,4 +289,5 @@ class Files:
             limit=_METADATA_MAX if wanted.target.metadata else self._limits.unknown_max,
             named=wanted.named,
             since=wanted.since,
+            labelled=True,
         )

@@ -7,23 +7,23 @@ is cut before its end and can never take it for complete.
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import BinaryIO
 
 from proxy.answer import Piece
 from proxy.bodies import Spool
 from proxy.core.messages import Head
 from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
-from proxy.plan import Completed, Digests, Plan, strongest
+from proxy.failpoints import reach
+from proxy.plan import Completed, Digests, GzipEnd, Plan, strongest
+from proxy.segments import Segments
 from proxy.source import Source
 from proxy.store import Store
 from proxy.upstream import Upstream
 
 HOLD_BACK = 64 * 1024
+_READ_WITHIN = 30.0
+"""Seconds for followers to read what lies in memory, where there is no other place for more."""
 
 
 class Fill:
@@ -45,8 +45,9 @@ class Fill:
         self._visible = 0
         self._changed = asyncio.Event()
         self._spool: Spool | None = None
-        # (offset of the first byte in the body, file): a second one only when the cache's disk failed half-way.
-        self._segments: list[tuple[int, BinaryIO]] = []
+        self._segments = Segments()
+        self._readers: set[Follower] = set()
+        self._moved = asyncio.Event()
 
     @property
     def abandoned(self) -> bool:
@@ -56,7 +57,12 @@ class Fill:
     @property
     def keeps(self) -> bool:
         """Whether the body goes into the store if it proves itself."""
-        return self._spool is not None and len(self._segments) == 1
+        return self._spool is not None and self._segments.one
+
+    @property
+    def late(self) -> bool:
+        """Whether its beginning is gone already: nobody may join it."""
+        return self._segments.gone > 0
 
     # -- followers -------------------------------------------------------------------------------------------
 
@@ -73,7 +79,7 @@ class Fill:
 
     def shows(self, upto: int) -> bool:
         """Whether all bytes of the body before that offset are here and may be shown."""
-        return self.base == 0 and not self.settled and upto <= self._visible
+        return self.base == 0 and not self.settled and not self.late and upto <= self._visible
 
     async def beyond(self, offset: int) -> Piece | None:
         """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
@@ -82,16 +88,16 @@ class Fill:
                 return None
             await self._change()
         within = offset - self.base
-        for position, (start, file) in reversed(list(enumerate(self._segments))):
-            if within >= start:
-                last = position == len(self._segments) - 1
-                end = self._visible if last else min(self._visible, self._segments[position + 1][0])
-                return Piece(file, within - start, end - within)
+        piece = self._segments.piece(within, self._visible) if within >= 0 else None
+        if piece is not None:
+            return piece
         raise UpstreamFailed("the bytes asked for lie before the part that is fetched")
 
-    def leave(self) -> None:
+    def leave(self, follower: Follower) -> None:
         """One follower less. What will be kept goes on without any; a relay without them is work for nobody."""
         self.followers -= 1
+        self._readers.discard(follower)
+        self._moved.set()
         if self.plan.keep is None and self.followers <= 0 and not self.settled and self.task is not None:
             self.task.cancel()
         self._release()
@@ -109,9 +115,7 @@ class Fill:
 
     def _release(self) -> None:
         if self.settled and self.followers <= 0:
-            for _, file in self._segments:
-                file.close()
-            self._segments.clear()
+            self._segments.close()
 
     # -- the fetch -------------------------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class Fill:
                 digests = await self._receive(source)
             self.completed = self._verified(digests)
             self._visible = self._received
+            reach("verified")
             self._tell()
             await self._keep()
         except UpstreamFailed as failure:
@@ -168,10 +173,15 @@ class Fill:
             self._tell()
 
     async def _receive(self, source: Source) -> Digests:
-        digests = Digests(strongest(self.plan.hashes))
+        pinned = strongest(self.plan.hashes)
+        coding = (self.head.header("Content-Encoding") or "").strip().lower() if self.head is not None else ""
+        looks = self.plan.labelled and pinned is None and coding in ("gzip", "x-gzip")
+        digests = Digests(pinned, GzipEnd() if looks else None)
         await self._open_spool(self.size)
         hidden = HOLD_BACK if self.plan.keep is not None else 0
         async for chunk in source:
+            if self._segments.full:
+                await self._room()
             await self._written(chunk, digests)
             self._received += len(chunk)
             if self._received - hidden > self._visible:
@@ -186,18 +196,24 @@ class Fill:
                 self._spool = await self._store.spool()
             except StoreFailed:
                 self._spool = None
-        if self._spool is not None:
-            file: BinaryIO = os.fdopen(os.dup(self._spool.fd), "r+b", buffering=0)
-        else:
-            file = self._aside()
-        self._segments.append((0, file))
+        self._segments.begin(None if self._spool is None else self._spool.fd, self._store.directory / "incoming")
 
-    def _aside(self) -> BinaryIO:
-        """A nameless file, on the cache's disk while that works: where temporary files go may be memory."""
-        try:
-            return _throwaway(self._store.directory / "incoming")
-        except OSError:
-            return _throwaway(None)
+    async def _room(self) -> None:
+        """Return once the followers have read so much of what lies in memory that more of it may."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READ_WITHIN):
+                while self._readers:
+                    self._moved.clear()
+                    self._segments.let_go(min(each.offset for each in self._readers) - self.base)
+                    if not self._segments.full:
+                        return
+                    await self._moved.wait()
+        raise UpstreamFailed("no place to put the body", status=503, retry_after=2)
+
+    def follow(self, follower: Follower) -> None:
+        """One more, or one that has read on."""
+        self._readers.add(follower)
+        self._moved.set()
 
     async def _written(self, chunk: bytes, digests: Digests) -> None:
         """Write in a thread, and wait for it also when cancelled:
@@ -215,56 +231,47 @@ class Fill:
     def _write(self, chunk: bytes, digests: Digests) -> None:
         """Runs in a thread: both the write and the hash release the GIL."""
         digests.update(chunk)
-        view = memoryview(chunk)
-        at = self._received
-        while view:
-            start, file = self._segments[-1]
-            try:
-                written = os.pwrite(file.fileno(), view, at - start)
-            except OSError:
-                # The cache's disk is full or failing: the rest of this body goes where temporary files go, so
-                # that the followers get it; nothing is kept.
-                if len(self._segments) > 1:
-                    raise
-                self._segments.append((at, _throwaway(None)))
-                continue
-            view = view[written:]
-            at += written
+        # When the cache's disk is full or failing the followers get the body all the same; nothing is kept.
+        self._segments.write(chunk, self._received)
+        upto = self._received + len(chunk)
+        reach("first write" if self._received == 0 else "last write" if upto == self.size else "middle write")
 
     def _verified(self, digests: Digests) -> Completed:
         assert self.head is not None
         if digests.listed is not None and digests.listed[1] != digests.pinned():
             raise WrongBody("the upstream's body does not have the hash its page lists")
+        if digests.end is not None and digests.end.short:
+            raise WrongBody("the upstream's body ended early")
         return Completed(self.head, self._received, digests.sha256(), verified=digests.listed is not None)
 
     async def _keep(self) -> None:
-        if self.plan.keep is None or self._spool is None or len(self._segments) > 1:
+        if self.plan.keep is None or not self.keeps or self._spool is None:
             return
         assert self.completed is not None
         await self.plan.keep(self._spool, self.completed)
 
 
-def _throwaway(directory: Path | None) -> BinaryIO:
-    """A nameless file in that directory, or where temporary files go; it is gone when it is closed."""
-    return tempfile.TemporaryFile(buffering=0, dir=directory)
-
-
 class Follower:
     """One reader of a fill. It counts until it is closed, once, however often it is said."""
 
-    __slots__ = ("_follows", "fill")
+    __slots__ = ("_follows", "fill", "offset")
 
     def __init__(self, fill: Fill) -> None:
         self.fill = fill
         self._follows = True
+        self.offset = fill.base
         fill.followers += 1
+        fill.follow(self)
 
     async def beyond(self, offset: int) -> Piece | None:
         """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
+        if offset > self.offset:
+            self.offset = offset
+            self.fill.follow(self)
         return await self.fill.beyond(offset)
 
     def close(self) -> None:
         """Follow no more; the fill itself goes on."""
         if self._follows:
             self._follows = False
-            self.fill.leave()
+            self.fill.leave(self)

@@ -47,7 +47,7 @@ class Fills:
         bodies, or when too many wait for it.
         """
         fill = self._fills.get(plan.key)
-        if fill is not None and (fill.abandoned or fill.failure is not None or self._forgotten(fill)):
+        if fill is not None and (fill.abandoned or fill.late or fill.failure is not None or self._forgotten(fill)):
             # It is on its way out: what it came to is noted now, so that its successor knows of it. One whose file
             # was removed since it began goes on for who follows it, and nothing of it is kept.
             self._take_leave(fill)
@@ -69,7 +69,8 @@ class Fills:
     def under_way(self, key: str) -> bool:
         """Whether a fill of that key can be joined."""
         fill = self._fills.get(key)
-        return fill is not None and fill.failure is None and not fill.abandoned and not self._forgotten(fill)
+        gone = fill is None or fill.failure is not None or fill.abandoned or fill.late
+        return fill is not None and not gone and not self._forgotten(fill)
 
     def follow(self, key: str, upto: int) -> Follower | None:
         """A follower of the fill of that key that may be shown the bytes before offset ``upto`` already; None when

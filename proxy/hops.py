@@ -41,16 +41,20 @@ class Hops:
     async def answered(self, call: Call, there: Destination) -> Heard:
         """One hop, asked again where that may help: nothing of an answer has been used yet, and what may be sent
         twice is (RFC 9110 §9.2.2). Raises UpstreamFailed."""
-        place = call.site.name, there.origin
-        probe = self._rests.admit(place, asyncio.get_running_loop().time())
+        place, now = (call.site.name, there.origin), asyncio.get_running_loop().time
+        probe = self._rests.admit(place, now())
         while True:
             try:
                 return await self._attempt(call, there, place)
             except FailedHop as failed:
+                failure = failed.failure
                 if probe or not call.may_retry(failed.kind):
                     # Without its context: that would carry the URL into a traceback.
-                    raise failed.failure from None
-            await asyncio.sleep(random.uniform(*PAUSE))
+                    raise failure from None
+            await asyncio.sleep(random.uniform(*PAUSE))  # nosec B311 # jitter
+            if self._rests.refuses(place, now()) is not None:
+                raise failure  # left alone by now, also by those who were under way when that began
+            probe = self._rests.admit(place, now())
 
     async def _attempt(self, call: Call, there: Destination, place: Place) -> Heard:
         """One request, and a word of what became of it: to the breaker, and of none to the observers."""

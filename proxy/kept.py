@@ -18,12 +18,14 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class RoomStats:
-    """Rows, bytes of values and bodies, the limit in bytes, and what was evicted since the start."""
+    """Rows, bytes of values and bodies, the limit in bytes; what was evicted since the start, and how many bodies and
+    rows were found damaged, and removed."""
 
     count: int
     bytes: int
     limit: int
     evicted: Sum
+    damaged: int
 
 
 @dataclass(frozen=True, slots=True)

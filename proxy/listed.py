@@ -59,7 +59,7 @@ def told(room: RoomName, rows: Sequence[Seen], selection: Selection, used: Used)
         if kind == "mount" and name is not None:
             name = raw_name(name)
         try:
-            url, sha256 = facts_of(unseal(head), octets)
+            url, sha256 = facts_of(unseal(head, octets), octets)
         except (Foreign, ValueError):
             url = sha256 = ""
         since = stored if type(stored) is float and 0.0 <= stored < _FAR else 0.0

@@ -8,13 +8,12 @@ import os
 import socket
 import ssl
 import stat
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+
+from proxy.entrance import Crowd, Entrance, unless_told
 
 _BACKLOG = 1024
 _TRIES = 16
@@ -37,73 +36,12 @@ def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Crowd:
-    """Who is in: at most ``most`` connections, at most ``each`` from one address but those that are ``exempt``.
-    ``refused`` counts those beyond, by the setting that is their limit."""
-
-    def __init__(self, most: int, each: int, exempt: Callable[[str], bool]) -> None:
-        self._most = most
-        self._each = each
-        self._exempt = exempt
-        self.refused: Counter[str] = Counter()
-        self._inside: Counter[str] = Counter()
-        self._count = 0
-
-    def enter(self, address: str) -> bool:
-        """Whether one more may come in; it is counted then until it leaves."""
-        full = self._inside[address] >= self._each and not self._exempt(address)
-        if full or self._count >= self._most:
-            self.refused["client_connections_per_address" if full else "client_connections"] += 1
-            return False
-        self._count += 1
-        self._inside[address] += 1
-        return True
-
-    def leave(self, address: str) -> None:
-        """One less."""
-        self._count -= 1
-        self._inside[address] -= 1
-        if not self._inside[address]:
-            del self._inside[address]
-
-
-class _Entrance(socket.socket):
-    """A socket that listens, and with a ``crowd`` accepts no more than may come in: asyncio tells nobody of a TLS
-    connection before its handshake is over, and keeps 300 KB for it until then."""
-
-    crowd: Crowd | None = None
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        connection, address = super().accept()
-        crowd = self.crowd
-        if crowd is None:
-            return connection, address
-        if not crowd.enter(address[0]):
-            connection.close()
-            raise ConnectionAbortedError  # for asyncio: nobody is there now
-        return _Guest(connection, partial(crowd.leave, address[0])), address
-
-
-class _Guest(socket.socket):
-    """A connection that says when it is closed."""
-
-    def __init__(self, connection: socket.socket, left: Callable[[], None]) -> None:
-        super().__init__(connection.family, connection.type, connection.proto, connection.detach())
-        self._left: Callable[[], None] | None = left
-
-    def close(self) -> None:
-        left, self._left = self._left, None
-        if left is not None:
-            left()
-        super().close()
-
-
 class Sockets:
     """Open sockets: ``tcp``, all on one port, and ``local``. Nobody has been accepted yet."""
 
     def __init__(self) -> None:
-        self.tcp: list[_Entrance] = []
-        self.local: socket.socket | None = None
+        self.tcp: list[Entrance] = []
+        self.local: Entrance | None = None
         self._path: Path | None = None
         self._made: tuple[int, int] | None = None
         self._servers: list[asyncio.Server] = []
@@ -141,6 +79,7 @@ class Sockets:
         Seconds: ``silence`` bounds a handshake, ``stall`` what is left for a client to accept when its TLS connection
         is closed."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(unless_told)
         handshake, shutdown = (None, None) if context is None else (min(HANDSHAKE_WITHIN, silence), stall)
         for each in self.tcp:
             each.crowd = None if context is None else crowd
@@ -184,7 +123,7 @@ class Sockets:
                 self.tcp.clear()
 
     def _open_local(self, path: Path) -> None:
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened = Entrance(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _clear(path)
             opened.bind(os.fspath(path))
@@ -202,11 +141,11 @@ class Sockets:
         self.local = opened
 
 
-async def _bound_to(host: str, port: int, taken: Collection[str]) -> list[_Entrance]:
+async def _bound_to(host: str, port: int, taken: Collection[str]) -> list[Entrance]:
     """Sockets on every address of the host but those that are ``taken`` already, by us. An address that a name has
     and this machine has not is passed over (``localhost`` in a container without IPv6), unless it is the only one."""
     loop = asyncio.get_running_loop()
-    opened: list[_Entrance] = []
+    opened: list[Entrance] = []
     failed: OSError | None = None
     try:
         try:
@@ -234,8 +173,8 @@ async def _bound_to(host: str, port: int, taken: Collection[str]) -> list[_Entra
     return opened
 
 
-def _bound(family: int, address: tuple[object, ...]) -> _Entrance:
-    opened = _Entrance(family, socket.SOCK_STREAM)
+def _bound(family: int, address: tuple[object, ...]) -> Entrance:
+    opened = Entrance(family, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -205,7 +205,8 @@ class Lists:
             stored.close()
             stored = await self._bodies.stored(target.index, view, first)
         if stored is not None:
-            return Answer(200, headers, StoredStream(stored.handle, stored.entry.size), status, stop=stored.entry.size)
+            size = stored.entry.size
+            return Answer(200, headers, StoredStream(stored.handle, size, stored.doubt), status, stop=size)
         if request.method == "HEAD":
             return Answer(200, headers, b"", status)
         return await self._made(target.index, view, first, headers, status)

@@ -70,7 +70,7 @@ class Looks:
             return None
         head = entry.head if stored.entry.body == entry.body else stored.entry.head
         lines = mapped(head.status, aged(head, self._clock()), asked.mount.url, asked.target)
-        stream = StoredStream(stored.handle, stored.entry.size)
+        stream = StoredStream(stored.handle, stored.entry.size, stored.doubt)
         return from_body(asked.request, head.status, lines, stream, stored.entry.size, told)
 
     async def instead(self, asked: Asked, entry: Entry | None, failure: UpstreamFailed) -> Answer:

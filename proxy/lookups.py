@@ -115,16 +115,21 @@ class Lookups:
         """The look that is under way for that page, or a new one; and whether it was. Await it shielded. One at
         a ``whole`` page asks without a condition, and joins none that may have one; one ``anew`` asks past the caches
         between us and the index."""
-        good = entry if entry is not None and entry.head.status == 200 else None
         key = page_key(target.index, target.project) + "|whole" * whole
-        return self._flights.join(key, lambda: self._fly(target, request, good, whole, anew))
+        return self._flights.join(key, lambda: self._fly(target, request, entry, whole, anew))
 
     async def _fly(self, target: PageTarget, request: Request, entry: Entry | None, whole: bool, anew: bool) -> Fetched:
         since = self._store.mark()
+        if entry is not None and entry.head.status != 200:
+            # A 404 that is remembered speaks for the page, but stands beside the last good one.
+            entry = await self._whole(target)
         # A page without its listing or its base is no use when it only proves unchanged: then it is asked for whole.
         manifest = None if whole else await self._manifests.of(target.index, target.project)
         base = None if manifest is None or entry is None else await self._base(entry)
         outcome, received = await self._answer(target, entry, None if base is None else entry, anew)
+        if received is not None:
+            # A look beside this one may have brought a newer page meanwhile, or the first one.
+            entry = await self._whole(target) or entry
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
         self._futile.forget(page_key(target.index, target.project))
@@ -142,11 +147,15 @@ class Lookups:
                 return Fetched(after, status, None)
             case decide.Refresh():
                 assert entry is not None
-                return Fetched(after, status, await self._refreshed(entry, after.head, since), base, manifest)
+                current = await self._refreshed(entry, after.head, since)
+                if current.body != entry.body:
+                    return Fetched(after, status, current)
+                return Fetched(after, status, current, base, manifest)
             case decide.Fallback():
                 if isinstance(outcome, MalformedPage) or (isinstance(outcome, Head) and status == 200):
                     self._futile.useless(page_key(target.index, target.project), after.because)
-                return Fetched(after, status, entry)
+                # Whoever began this look may have known of an older page than there is by now.
+                return Fetched(after, status, await self._whole(target) or entry)
             case decide.Fail():
                 return Fetched(after, status, None)
             case _:
@@ -192,19 +201,24 @@ class Lookups:
     async def _answer(
         self, target: PageTarget, entry: Entry | None, conditional: Entry | None, anew: bool
     ) -> tuple[Head | UpstreamFailed, Received | None]:
-        """What the upstream says; a 404 that is hard to believe is asked about once more, past caches."""
+        """What the upstream says; what is hard to believe is asked about once more, past caches."""
         key = page_key(target.index, target.project)
         timer = self._futile.begun(key, target.index)
         try:
             outcome, received = await self._asking.ask(target, conditional, past_caches=anew)
             if decide.doubtful(entry, outcome, self._clock()):
                 await asyncio.sleep(_BEFORE_ASKING_AGAIN)
-                outcome, received = await self._asking.ask(target, conditional, past_caches=True)
+                outcome, received = await self._asking.ask(target, None, past_caches=True)
         finally:
             self._futile.ended(key, timer)
         if isinstance(outcome, Head | MalformedPage):
             self._futile.answered(target.index)
         return outcome, received
+
+    async def _whole(self, target: PageTarget) -> Entry | None:
+        """The last good page, None where a part of what is stored of it is gone."""
+        entry = await self.stored_head(page_key(target.index, target.project))
+        return entry if entry is not None and await self._base(entry) is not None else None
 
     async def _base(self, entry: Entry) -> bytes | None:
         try:
@@ -243,8 +257,9 @@ class Lookups:
         entry = replace(entry, head=head)
         self._negatives.pop(entry.key, None)
         current = await self.stored_head(entry.key)
-        if current is None or current.body == entry.body:
-            # Else a newer page came meanwhile, and dropped the renditions that this head speaks for.
-            with suppress(StoreFailed):
-                await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)], since=since)
+        if current is not None and current.body != entry.body:
+            # A newer page came meanwhile, and dropped the renditions that this head speaks for.
+            return current
+        with suppress(StoreFailed):
+            await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)], since=since)
         return entry

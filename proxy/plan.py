@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from proxy.fence import Named
 from proxy.replies import Reply
 
 _STRENGTH = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha3_512", "sha224", "sha1", "md5")
+_MAGIC = b"\x1f\x8b"
+_STEP = 1024 * 1024
+_GROWTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Plan:
     room: RoomName = "wheels"
     named: Named | None = None
     since: int | None = None
+    labelled: bool = False
+    """Whether a body that is labelled as gzip and begins so must end so, where no hash is listed."""
 
 
 def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:
@@ -61,11 +67,48 @@ def strongest(hashes: Mapping[str, str]) -> tuple[str, str] | None:
     return next(((name, hashes[name]) for name in _STRENGTH if name in hashes), None)
 
 
-class Digests:
-    """sha256 of everything (it is the ETag), and the listed hash when that is another one."""
+class GzipEnd:
+    """Whether a gzip stream came to its end (RFC 1952 §2.2), without what it holds. What does not begin as one has
+    only a wrong label and is never ``short``, neither is what grows more than is worth looking at."""
 
-    def __init__(self, listed: tuple[str, str] | None) -> None:
+    def __init__(self) -> None:
+        self._start = b""
+        self._member = zlib.decompressobj(wbits=31)
+        self._taken = self._made = 0
+        self._looks = True
+
+    def update(self, data: bytes) -> None:
+        """The next bytes."""
+        if self._looks and len(self._start) < len(_MAGIC):
+            self._start = (self._start + data[: len(_MAGIC)])[: len(_MAGIC)]
+            self._looks = _MAGIC.startswith(self._start)
+        self._taken += len(data)
+        try:
+            while data and self._looks:
+                if self._member.eof:
+                    if not data.startswith(_MAGIC[: len(data)]):
+                        self._looks = False  # padding, which archives have
+                        return
+                    self._member = zlib.decompressobj(wbits=31)
+                self._made += len(self._member.decompress(data, _STEP))
+                self._looks = self._made <= max(_STEP, _GROWTH * self._taken)
+                data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        except zlib.error:
+            # Broken, but not short: whoever unpacks it sees that.
+            self._looks = False
+
+    @property
+    def short(self) -> bool:
+        """Whether more should have come."""
+        return self._looks and not self._member.eof
+
+
+class Digests:
+    """sha256 of everything (it is the ETag), and the listed hash when that is another one. ``end`` is told all too."""
+
+    def __init__(self, listed: tuple[str, str] | None, end: GzipEnd | None = None) -> None:
         self.listed = listed
+        self.end = end
         self._sha256 = hashlib.sha256()
         self._other = hashlib.new(listed[0]) if listed is not None and listed[0] != "sha256" else None
 
@@ -74,6 +117,8 @@ class Digests:
         self._sha256.update(chunk)
         if self._other is not None:
             self._other.update(chunk)
+        if self.end is not None:
+            self.end.update(chunk)
 
     def sha256(self) -> str:
         """The hex sha256 so far."""

@@ -55,13 +55,14 @@ _BODY_LOST = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 
 
 class FailedHop(Exception):
-    """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, or ``final``. ``counts``:
-    whether it says that the origin is in trouble; what we or a forward proxy refuse (502) does not. ``connected``:
-    a connection stood, so that the trouble may be with what was asked for alone."""
+    """``failure`` for the caller, and whether to ask again: ``transport``, ``protocol``, ``silence`` (of who took the
+    request over a new connection), or ``final``. ``counts``: whether it says that the origin is in trouble; what we or
+    a forward proxy refuse (502) does not. ``connected``: a connection stood, so that the trouble may be with what was
+    asked for alone."""
 
     def __init__(
         self,
-        kind: Literal["transport", "protocol", "final"],
+        kind: Literal["transport", "protocol", "silence", "final"],
         failure: UpstreamFailed,
         *,
         counts: bool = True,
@@ -97,7 +98,8 @@ def explained(exc: Exception, *, refused: bool, reused: bool) -> FailedHop:
             return FailedHop("protocol", passing("a malformed response"), connected=True)
         case TimeoutError():
             connected = not isinstance(exc, aiohttp.ConnectionTimeoutError)
-            return FailedHop("transport", passing("no answer in time"), connected=connected)
+            silent = connected and not reused
+            return FailedHop("silence" if silent else "transport", passing("no answer in time"), connected=connected)
         case aiohttp.InvalidURL() | ValueError():
             return FailedHop("final", UpstreamFailed("no valid host in a URL"))
         case aiohttp.ClientConnectorError():

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from proxy.directory import free_space
-from proxy.disk import FAILURES, MODE_BINARY, MODE_RAW, SEAL, Foreign, is_unusable, open_cache, seal
+from proxy.disk import FAILURES, MODE_BINARY, SEAL, Foreign, is_unusable, open_cache, seal, value_of
+from proxy.failpoints import reach
 from proxy.kept import Sum
 from proxy.memory import Change, FileRow, Value
+from proxy.soundness import is_whole, read_through
 from proxy.sums import SIZE, measure, settle
 from proxy.unlogged import ROOM_FOR_LOG, leave_log
 
@@ -24,11 +26,8 @@ log = logging.getLogger("proxy.store")
 
 # Rows per job: about 20 ms of the one thread at most, which is what a reader behind an eviction waits.
 STEP = 200
-_SOUND = (
-    "raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
-    f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value) - {SEAL})"
-    f" OR (mode = {MODE_BINARY} AND typeof(filename) = 'text' AND size >= 0))"
-)
+# How often a database may be said to be corrupt that is whole when it is looked at.
+_DOUBTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,13 @@ class Row:
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class RowSeen:
-    """What the sweep looks at: ``sound`` is false for a row that we cannot have written."""
-
-    rowid: int
-    filename: str | None
-    size: int
-    sound: bool
-
-
 class Room:
     """One diskcache. Made, used and closed on one thread; ``count``, ``bytes`` and ``sums`` (of all rows, and of the
-    wheels among them) may be read from any, and what was ``evicted`` since it was opened.
+    wheels among them) may be read from any, and what was ``evicted``, or found ``damaged``, since it was opened.
 
     Methods raise what is in FAILURES, after which `recover` must be called. ``changes`` collects what they
-    did or saw, for the table in memory. Not ``logged``: without a log, which needs no space (`unlogged`).
+    did or saw, for the table in memory; ``lost`` says that an empty database took the place of one that was of no
+    use, until that is noticed. Not ``logged``: without a log, which needs no space (`unlogged`).
     """
 
     def __init__(self, directory: Path, *, logged: bool = True) -> None:
@@ -65,41 +55,62 @@ class Room:
         self.bytes = 0
         self.sums = (Sum(0, 0), Sum(0, 0))
         self.evicted = Sum(0, 0)
+        self.damaged = 0
         self.changes: list[Change] = []
+        self.lost = False
+        self._connected = False
+        self._doubts = 0
         self._open()
 
     def _open(self) -> None:
         try:
             self._connect()
-        except (*FAILURES, TypeError, KeyError) as error:
+        except (*FAILURES, AttributeError, LookupError, TypeError) as error:
             if isinstance(error, OSError) or not is_unusable(error):
                 raise
+            read_through(self.directory)
             log.warning("the database of %s cannot be read: starting empty", self.directory.name)
+            self.lost = True
             self.erase()
             self._connect()
 
     def _connect(self) -> None:
+        self._connected = False
         if not self.logged:
             leave_log(self.directory)
         self._cache = open_cache(self.directory, logged=self.logged)
         self.measure()
+        self._connected = True
 
     def erase(self) -> None:
         """Forget the database; the bodies it named are strays for the sweep."""
         if hasattr(self, "_cache"):
             self._cache.close()
+        self._connected = False
         # A log that outlives its database would be taken for that of the next one.
         for suffix in ("-wal", "-shm", "-journal", ""):
             (self.directory / f"cache.db{suffix}").unlink(missing_ok=True)
 
+    def doubt(self) -> None:
+        """Something said that the database is corrupt. It may have been the disk, which works again by now, or will:
+        what can be read and is whole stays, what cannot be read is tried again with the next job."""
+        self._cache.close()
+        self._connected = False
+        self._open()
+        self._doubts += 1
+        if self._doubts > _DOUBTS or not is_whole(self.sql):
+            self.rebuild()
+
     def rebuild(self) -> None:
         """Start empty in the place of a database that turned out to be corrupt."""
         log.error("the database of %s is corrupt: starting empty", self.directory.name)
+        self.lost, self._doubts = True, 0
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """Start empty; the bodies that were named are strays for the sweep."""
         self.erase()
+        reach("purge")
         self._connect()
 
     def leave_log(self) -> None:
@@ -109,8 +120,10 @@ class Room:
         self.logged = False
         self._connect()
 
-    def log_again(self) -> None:
-        """Take the log up again, once there is room for it."""
+    def again(self) -> None:
+        """Open what could not be opened the last time, and take the log up again, once there is room for it."""
+        if not self._connected:
+            self._open()
         if not self.logged and free_space(self.directory, 0)[0] >= ROOM_FOR_LOG:
             self.logged = True
             self._cache._sql("PRAGMA journal_mode = WAL")
@@ -121,6 +134,8 @@ class Room:
 
     def recover(self) -> None:
         """Leave a transaction that failed (a failed COMMIT leaves it open) and keep the files it let go."""
+        if not self._connected:
+            return
         self._cache.disk.removed.clear()
         if self._cache._con.in_transaction:
             self._cache._con.rollback()
@@ -162,14 +177,20 @@ class Room:
     def get(self, key: str) -> Value | None:
         """A row's value; None when there is none. A foreign row is dropped on the way."""
         try:
-            value: Value | None = self._cache.get(key)
+            value = self._value(key)
         except Foreign:
             log.warning("a row of %s was not written by us or is damaged: dropped", self.directory.name)
             self.delete([key])
+            self.damaged += 1
             return None
         if value is not None:
             self.changes.append((key, value))
         return value
+
+    def _value(self, key: str) -> Value | None:
+        select = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1"
+        row = self._cache._sql(select, (key,)).fetchone()
+        return None if row is None else value_of(key, *row)
 
     def write(self, rows: Sequence[Row], drop: Sequence[str]) -> None:
         """All or nothing. A key that is both dropped and written is written."""
@@ -179,6 +200,7 @@ class Room:
             self._delete(drop)
             for row in rows:
                 self._cache.set(row.key, row.value, tag=row.tag)
+                reach("value written")
 
     def adopt(self, key: str, body: FileRow, tag: str) -> None:
         """Commit the row of a body that is in its place."""
@@ -191,8 +213,9 @@ class Room:
         with self._cache._transact() as (sql, _):
             found = sql(
                 "UPDATE Cache SET value = ?, tag = ? WHERE key = ? AND raw = 1 AND filename = ? AND size = ?",
-                (seal(body.head), tag, key, body.filename, body.size),
+                (seal(body.head, key), tag, key, body.filename, body.size),
             ).rowcount
+            reach("head updated")
         if found:
             self.changes[-1] = (key, body)
         return bool(found)
@@ -211,7 +234,7 @@ class Room:
     def _delete(self, keys: Sequence[str]) -> int:
         freed = 0
         for key in keys:
-            select = f"SELECT rowid, filename, {SIZE} FROM Cache WHERE key = ? AND raw = 1"
+            select = f"SELECT rowid, filename, {SIZE} FROM Cache WHERE key = ? AND raw = 1"  # nosec B608 # of constants
             for rowid, filename, size in self._cache._sql(select, (key,)).fetchall():
                 self._cache._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
                 self._let_go(filename)
@@ -222,12 +245,15 @@ class Room:
         if isinstance(filename, str):
             self._cache.disk.remove(filename)
 
-    def delete_seen(self, key: str, seen: Value) -> None:
-        """Delete the row if it still holds what was seen: it may have been replaced by a good one since."""
+    def delete_seen(self, key: str, seen: Value, *, damaged: bool) -> bool:
+        """Delete the row if it still holds what was seen, and say so: it may have been replaced by a good one since.
+        A ``damaged`` one is counted."""
         self.changes.append((key, None))
         with self._cache.transact():
-            if self._cache.get(key) == seen:
+            if gone := self._value(key) == seen:
                 self._delete([key])
+                self.damaged += damaged
+        return gone
 
     def tagged(self, tag: str, mark: bytes) -> Iterator[tuple[str, Value]]:
         """Rows of one tag: bodies in files, and inline values that begin with ``mark``."""
@@ -235,7 +261,7 @@ class Room:
         select += f" AND (mode = {MODE_BINARY} OR substr(value, {SEAL + 1}, ?) = ?)"
         for key, mode, filename, value in self._cache._sql(select, (tag, len(mark), mark)).fetchall():
             try:
-                yield self._cache.disk.get(key, 1), self._cache.disk.fetch(mode, filename, value, False)
+                yield self._cache.disk.get(key, 1), value_of(key, mode, filename, value)
             except Foreign:
                 continue
 
@@ -251,7 +277,7 @@ class Room:
         ``beside`` more than its body. Returns how many went."""
         freed = gone = 0
         with self._cache._transact() as (sql, _):
-            select = f"SELECT rowid, key, filename, {SIZE} FROM Cache ORDER BY access_time LIMIT ?"
+            select = f"SELECT rowid, key, filename, {SIZE} FROM Cache ORDER BY access_time LIMIT ?"  # nosec B608 # constants
             for rowid, key, filename, size in sql(select, (STEP + 1,)).fetchall():
                 if freed + gone * beside >= need or gone == STEP:
                     break
@@ -260,31 +286,9 @@ class Room:
                 sql("DELETE FROM Cache WHERE rowid = ?", (rowid,))
                 self.let_go(key, filename)
                 freed, gone = freed + size, gone + 1
+                reach("evict")
         self.evicted = Sum(self.evicted.count + gone, self.evicted.bytes + freed)
         return gone
-
-    def rows_after(self, rowid: int) -> list[RowSeen]:
-        """The next STEP rows in the order of their ids."""
-        select = f"SELECT rowid, filename, size, {_SOUND} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"
-        return [
-            RowSeen(number, filename, size, bool(sound))
-            for number, filename, size, sound in self._cache._sql(select, (rowid, STEP)).fetchall()
-        ]
-
-    def named(self, filenames: Sequence[str]) -> set[str]:
-        """Those of at most STEP filenames that a row names."""
-        select = f"SELECT filename FROM Cache WHERE filename IN ({','.join('?' * len(filenames))})"
-        return {filename for (filename,) in self._cache._sql(select, tuple(filenames)).fetchall()}
-
-    def drop_rows(self, rows: Sequence[RowSeen]) -> None:
-        """Delete rows if they still are what was seen."""
-        with self._cache._transact() as (sql, _):
-            for row in rows:
-                where = "WHERE rowid = ? AND filename IS ? AND size IS ?"
-                seen = (row.rowid, row.filename, row.size)
-                for (key,) in sql(f"SELECT key FROM Cache {where}", seen).fetchall():
-                    sql(f"DELETE FROM Cache {where}", seen)
-                    self.let_go(key, row.filename)
 
     def settle(self, now: float) -> None:
         """Put right what a clock that was ahead, or a damaged sum, would make eternal."""

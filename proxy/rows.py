@@ -58,14 +58,14 @@ class Rows:
         entry = decoded(room, key, value)
         if entry is None:
             log.warning("a row of %s does not decode: dropped", room)
-            await self.drop_seen(room, key, value)
+            await self.drop_seen(room, key, value, damaged=True)
         elif item is not None and item.value is value:
             item.entry = entry
         return entry
 
-    async def drop_seen(self, room: RoomName, key: str, seen: Value) -> None:
-        """Drop the row if it is still what was seen."""
-        await self._workers.ask(room, partial(Room.delete_seen, key=key, seen=seen))
+    async def drop_seen(self, room: RoomName, key: str, seen: Value, *, damaged: bool = False) -> bool:
+        """Drop the row if it is still what was seen, and say so; a ``damaged`` one is counted."""
+        return await self._workers.ask(room, partial(Room.delete_seen, key=key, seen=seen, damaged=damaged))
 
     async def tagged(self, room: RoomName, tag: str) -> list[Entry]:
         """All entries of one tag. Rows that do not decode are left out."""

@@ -162,6 +162,7 @@ class Cache(Section):
     mounts_max_size: SomeBytes = 10 * 10**9
     min_free: Bytes = 10**9
     ballast: Bytes = 16 * 2**20
+    verify_every: Seconds = 7 * Day
 
 
 class Freshness(Section):

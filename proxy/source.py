@@ -128,7 +128,7 @@ class Source:
         while self._ranges and self._futile < RESUMES:
             self._futile += 1
             await self._replies.aclose()
-            await asyncio.sleep(random.uniform(*_PAUSE))
+            await asyncio.sleep(random.uniform(*_PAUSE))  # nosec B311 # jitter
             wanted = {"Range": f"bytes={self._received}-"}
             if not self._pinned and self._etag is not None:
                 wanted["If-Range"] = self._etag

@@ -27,7 +27,7 @@ _TEXT = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE x'' END"
 _HEAD = f"CASE WHEN typeof(value) = 'blob' AND (mode = {MODE_BINARY} OR length(value) <= {_HEAD_MOST})"
 _ROW = (
     f"SELECT rowid, CAST(tag AS BLOB), {_TEXT.format('key')}, {_TEXT.format('filename')}, max(0, {SIZE}),"
-    f" store_time, access_time, {_HEAD} THEN value ELSE x'' END FROM Cache"
+    f" store_time, access_time, {_HEAD} THEN value ELSE x'' END FROM Cache"  # nosec B608 # of constants
 )
 _AT = f"{_ROW} WHERE tag = CAST(? AS TEXT) AND rowid > ? ORDER BY rowid LIMIT ?"
 _AFTER = f"{_ROW} WHERE rowid > ? AND typeof(tag) = 'text' ORDER BY rowid LIMIT ?"
@@ -92,7 +92,7 @@ def take(room: Room, rows: Sequence[Seen]) -> list[bool]:
     with room.transact():
         for rowid, _, key, filename, _, stored, _, _ in rows:
             where = "WHERE rowid = ? AND store_time IS ?"
-            went.append(room.sql(f"DELETE FROM Cache {where}", (rowid, stored)).rowcount == 1)
+            went.append(room.sql(f"DELETE FROM Cache {where}", (rowid, stored)).rowcount == 1)  # nosec B608 # of constants
             if went[-1]:
                 room.let_go(text_of(key) or None, text_of(filename) or None)
             if time.monotonic() > until:

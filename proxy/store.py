@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,10 @@ from typing import BinaryIO
 
 from proxy.adoption import Adoption
 from proxy.ballast import Ballast
-from proxy.bodies import Spool, discard_spool, open_body, open_spool
+from proxy.bodies import Spool, discard_spool, open_spool
 from proxy.core.messages import Entry
 from proxy.core.mounted import raw_key, variants_key
-from proxy.directory import ROOMS, RoomName, claim, release
+from proxy.directory import RoomName, claim, release
 from proxy.entries import dump_entry, load_entry
 from proxy.errors import StoreFailed
 from proxy.eviction import Evictor
@@ -38,8 +38,10 @@ from proxy.inventory import Inventory
 from proxy.kept import RoomStats, StoreStats
 from proxy.memory import FileRow, Table
 from proxy.room import STEP, Room, Row
+from proxy.rounds import Rounds
 from proxy.rows import Rows, dumped
 from proxy.sweep import Linking, Sweeper
+from proxy.verification import Verification
 from proxy.workers import Workers
 
 __all__ = ["RoomStats", "Row", "Spool", "Store", "StoreStats", "StoredFile", "dump_entry", "load_entry"]
@@ -52,6 +54,8 @@ class StoredFile:
 
     entry: Entry
     handle: BinaryIO
+    doubt: Callable[[], None]
+    """To be called when the handle cannot be read: who asks next does not get this body unless it can."""
 
     def close(self) -> None:
         """Close the handle."""
@@ -72,7 +76,6 @@ class Store:
         self.directory = directory
         self._lock: int | None = lock
         self._limits = limits
-        self._places = {name: directory / name for name in ROOMS}
         self.fence = Fence()
         self._table = Table(memory)
         linking = Linking()
@@ -80,9 +83,11 @@ class Store:
         self._sweeper = Sweeper(directory, linking, self._workers)
         self._rows = Rows(self._table, self._workers)
         self._evictor = Evictor(directory, self._workers, ballast, limits, min_free=min_free, flush=self._rows.flush)
-        self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence)
+        self.verification = Verification(directory, self._rows, self._workers)
+        self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence, self.verification)
         self.inventory = Inventory(self._workers, self._rows, self.fence)
-        self._flushing: asyncio.Task[None] | None = None
+        self.rounds = Rounds(directory, self._rows, self._workers, self.verification)
+        self._behind: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
@@ -95,9 +100,11 @@ class Store:
         min_free: int,
         ballast: int | None = None,
         memory: int = 32 * 2**20,
+        verify_every: float = 0.0,
+        sweep: bool = True,
     ) -> Store:
         """Take the directory, made when missing, and open it; the sweep goes on behind. All sizes in bytes;
-        for the ballast see `Ballast`.
+        for the ballast see `Ballast`, for ``verify_every`` (seconds) `Rounds`.
 
         Raises OwnedElsewhere when another process holds it, StoreFailed when it cannot be used: a newer
         version, another user's, not a cache, not writable, locked.
@@ -119,8 +126,10 @@ class Store:
         except BaseException:
             await store.close()
             raise
-        store._sweeper.begin()
-        store._flushing = asyncio.create_task(store._rows.flush_now_and_then())
+        if sweep:
+            store._sweeper.begin()
+        for work in (store._rows.flush_now_and_then(), store.rounds.now_and_then(verify_every)):
+            store._behind.add(asyncio.create_task(work))
         return store
 
     async def close(self) -> None:
@@ -131,11 +140,13 @@ class Store:
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.wait([self._flushing])
+        for task in self._behind:
+            task.cancel()
+        if self._behind:
+            await asyncio.wait(self._behind)
         await self._sweeper.stop()
         await self._adoption.settled()
+        await self.verification.close()
         if self._workers.rooms:
             with contextlib.suppress(StoreFailed):
                 await self.flush()
@@ -150,7 +161,7 @@ class Store:
     def stats(self) -> StoreStats:
         """Counts and bytes of all rooms; costs nothing."""
         rooms = {
-            name: RoomStats(room.count, room.bytes, self._limits[name], room.evicted)
+            name: RoomStats(room.count, room.bytes, self._limits[name], room.evicted, room.damaged)
             for name, room in self._workers.rooms.items()
         }
         return StoreStats(rooms["wheels"], rooms["responses"], rooms["mounts"], len(self._table), self._table.bytes)
@@ -202,22 +213,18 @@ class Store:
     async def stored(self, room: RoomName, key: str) -> StoredFile | None:
         """A body open for reading, from memory's head without another thread; None when there is none.
 
-        A row whose body is gone or of another size is dropped.
+        A row whose body is gone or not what was kept is dropped: see `Verification`.
         """
         while (value := await self._rows.value(room, key)) is not None:
             # Of this very value: asked for by its key, it could be another's by now.
             entry = await self._rows.entry_in(room, key, value)
             if entry is None or not isinstance(value, FileRow):
                 return None
-            try:
-                handle = open_body(self._places[room], value.filename, entry.size)
-            except OSError as error:
-                raise self._workers.failed(error, writes=False) from error
+            handle = await self.verification.opened(room, key, value, entry)
             if handle is not None:
-                return StoredFile(entry, handle)
-            # Evicted, replaced or vanished. The row goes only if it still names that body, and then the loop
+                return StoredFile(entry, handle, partial(self.verification.doubt, value.filename))
+            # Evicted, replaced, vanished or damaged. The row went only if it still named that body, and then the loop
             # finds none; if it was replaced, the loop finds the new one.
-            await self._rows.drop_seen(room, key, value)
         return None
 
     async def find(self, room: RoomName, tag: str) -> list[Entry]:
@@ -229,7 +236,7 @@ class Store:
         try:
             return open_spool(self.directory / "incoming")
         except OSError as error:
-            raise self._workers.failed(error, writes=True) from error
+            raise self._workers.failed(error, "write bodies") from error
 
     async def discard(self, spool: Spool) -> None:
         """Unlink and close a spool file; once is enough, more is no error."""
@@ -273,7 +280,7 @@ class Store:
         try:
             short = self._evictor.shortage(size)
         except OSError as error:
-            self._workers.failed(error, writes=True)
+            self._workers.failed(error, "write bodies")
             return False
         if short > self._evictor.evictable:
             return False

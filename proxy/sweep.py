@@ -10,19 +10,65 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from proxy.bodies import body_size, files_of, is_filename, remove_strays, shards
 from proxy.directory import ROOMS, RoomName
+from proxy.disk import MODE_BINARY, MODE_RAW, SEAL
 from proxy.errors import StoreFailed
-from proxy.room import STEP, Room, RowSeen
+from proxy.failpoints import reach
+from proxy.room import STEP, Room
 
 T = TypeVar("T")
 log = logging.getLogger("proxy.store")
+
+_SOUND = (
+    "raw = 1 AND typeof(key) = 'text' AND typeof(tag) = 'text' AND typeof(value) = 'blob' AND expire_time IS NULL AND"
+    f" ((mode = {MODE_RAW} AND filename IS NULL AND size = length(value) - {SEAL})"
+    f" OR (mode = {MODE_BINARY} AND typeof(filename) = 'text' AND size >= 0))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSeen:
+    """What the sweep looks at: ``sound`` is false for a row that we cannot have written."""
+
+    rowid: int
+    filename: str | None
+    size: int
+    sound: bool
+
+
+def rows_after(room: Room, rowid: int) -> list[RowSeen]:
+    """The next STEP rows in the order of their ids."""
+    columns = f"rowid, filename, size, {_SOUND}"
+    select = f"SELECT {columns} FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"  # nosec B608 # constants
+    return [
+        RowSeen(number, filename, size, bool(sound))
+        for number, filename, size, sound in room.sql(select, (rowid, STEP)).fetchall()
+    ]
+
+
+def named(room: Room, filenames: Sequence[str]) -> set[str]:
+    """Those of at most STEP filenames that a row names."""
+    select = f"SELECT filename FROM Cache WHERE filename IN ({','.join('?' * len(filenames))})"  # nosec B608 # placeholders
+    return {filename for (filename,) in room.sql(select, tuple(filenames)).fetchall()}
+
+
+def drop_rows(room: Room, rows: Sequence[RowSeen]) -> None:
+    """Delete rows if they still are what was seen."""
+    with room.transact():
+        for row in rows:
+            where = "WHERE rowid = ? AND filename IS ? AND size IS ?"
+            seen = (row.rowid, row.filename, row.size)
+            for (key,) in room.sql(f"SELECT key FROM Cache {where}", seen).fetchall():  # nosec B608 # of constants
+                room.sql(f"DELETE FROM Cache {where}", seen)  # nosec B608 # of constants
+                room.let_go(key, row.filename)
 
 
 class Linking:
@@ -88,12 +134,12 @@ async def sweep(directory: Path, linking: Linking, hands: Hands) -> None:
 
 async def _sweep_rows(name: RoomName, room: Path, hands: Hands) -> None:
     last = -(2**63)
-    while rows := await hands.ask(name, partial(Room.rows_after, rowid=last)):
+    while rows := await hands.ask(name, partial(rows_after, rowid=last)):
         last = rows[-1].rowid
         bad = await hands.walk(_bodiless, room, rows)
         if bad:
             # A row that was replaced since then names another file and is not dropped.
-            await hands.ask(name, partial(Room.drop_rows, rows=bad), frees=True)
+            await hands.ask(name, partial(drop_rows, rows=bad), frees=True)
 
 
 def _bodiless(room: Path, rows: list[RowSeen]) -> list[RowSeen]:
@@ -111,10 +157,11 @@ async def _sweep_files(name: RoomName, room: Path, linking: Linking, hands: Hand
         files = await hands.walk(files_of, room, shard)
         for start in range(0, len(files), STEP):
             seen = files[start : start + STEP]
-            named = await hands.ask(name, partial(Room.named, filenames=seen))
-            strays = [path for path in seen if path not in named and not linking.spares(path)]
+            known = await hands.ask(name, partial(named, filenames=seen))
+            strays = [path for path in seen if path not in known and not linking.spares(path)]
             if strays:
                 await hands.walk(remove_strays, room, strays)
+                reach("sweep")
 
 
 class Sweeper:

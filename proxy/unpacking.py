@@ -72,7 +72,6 @@ class Gunzip(Decoder):
 
     def parts(self, data: bytes) -> Iterator[bytes]:
         """See ``Decoder``."""
-        self._fed += len(data)
         while data:
             if self._member.eof:  # §2.2: members follow one another; anything else is an error
                 self._members += 1
@@ -83,12 +82,14 @@ class Gunzip(Decoder):
                 part = self._member.decompress(data, CHUNK)
             except zlib.error:
                 raise passing("a gzip body that cannot be decoded") from None
+            # With all input taken, output may still wait inside zlib. It comes with the next input: the
+            # 8 bytes that end a member are not taken before all of its output is out.
+            left = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            self._fed += len(data) - len(left)  # what waits has not grown yet: a chunk of it may be a bomb of its own
+            data = left
             yield from super().parts(part)
             if self._made > max(_RATIO_FROM, self._ratio * self._fed):
                 raise UpstreamFailed("a gzip body that grows too much")
-            # With all input taken, output may still wait inside zlib. It comes with the next input: the
-            # 8 bytes that end a member are not taken before all of its output is out.
-            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
 
     def finish(self) -> None:
         """See ``Decoder``."""

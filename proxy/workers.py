@@ -12,19 +12,22 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from proxy.ballast import Ballast
 from proxy.bodies import remove_files
 from proxy.directory import ROOMS, RoomName
 from proxy.disk import FAILURES, because_of, is_corrupt, is_full
 from proxy.errors import StoreFailed
+from proxy.failpoints import reach
 from proxy.memory import Table
 from proxy.room import Room
 
 T = TypeVar("T")
 P = ParamSpec("P")
 log = logging.getLogger("proxy.store")
+Deed = Literal["read rows", "write rows", "read bodies", "write bodies"]
+"""What may fail while the others work: each is good again with its own next success."""
 
 # Enough that one slow fsync does not hold up the next adoption; more would only queue at the disk.
 FILE_THREADS = 4
@@ -34,13 +37,11 @@ class Workers:
     """Made by `open` on a running loop, ended by `close`. Every coroutine raises StoreFailed, nothing else.
 
     ``sweep``, which begins a sweep, is called on the loop after an empty database took the place of a corrupt one.
-    ``degraded`` says in a few words what fails at present, None when nothing does.
     """
 
     def __init__(self, table: Table, ballast: Ballast, sweep: Callable[[], None]) -> None:
         self.rooms: dict[RoomName, Room] = {}
-        self.degraded: str | None = None
-        self._degraded_by_write = False
+        self._failing: dict[Deed, str] = {}
         self._table = table
         self._ballast = ballast
         self.sweep = sweep
@@ -48,6 +49,11 @@ class Workers:
         self._database = ThreadPoolExecutor(1, "store")
         self._files = ThreadPoolExecutor(FILE_THREADS, "store-files")
         self._walker = ThreadPoolExecutor(1, "store-walk")
+
+    @property
+    def degraded(self) -> str | None:
+        """In a few words what fails at present, None when nothing does."""
+        return next(iter(self._failing.values()), None)
 
     async def open(self, directory: Path) -> None:
         """Open both rooms on their thread."""
@@ -99,8 +105,10 @@ class Workers:
             result, wrote, unlinking = await asyncio.shield(asyncio.wrap_future(future))
             directories = 0 if unlinking is None else await asyncio.shield(asyncio.wrap_future(unlinking))
         except FAILURES as error:
-            raise self.failed(error, writes=writes) from error
-        self._succeeded(wrote)
+            raise self.failed(error, "write rows" if writes else "read rows") from error
+        # A full disk can still be read and unlinked from: only a commit of changed rows says that writing works again.
+        for deed in ("read rows", "write rows") if wrote else ("read rows",):
+            self.worked(deed)
         return result, directories
 
     async def begin_anew(self, name: RoomName, job: Callable[[Room], T]) -> T:
@@ -113,7 +121,7 @@ class Workers:
             return result
 
         result = await self.ask(name, run, frees=True)
-        self._succeeded(True)
+        self.worked("read rows", "write rows")
         return result
 
     async def tidy(self) -> None:
@@ -140,67 +148,74 @@ class Workers:
         """The same on the sweep's own thread, where it may take long."""
         return await self._run(self._walker, function, *arguments, **named)
 
-    def failed(self, error: BaseException, *, writes: bool) -> StoreFailed:
+    def failed(self, error: BaseException, deed: Deed) -> StoreFailed:
         """What to raise for a foreign exception; takes note of it when it is the disk's or the database's."""
         if isinstance(error, RuntimeError):
             return StoreFailed("the store is closed")
         if isinstance(error, (ValueError, OverflowError)):
             return StoreFailed("the value cannot be kept")
         because = because_of(error)
-        if self.degraded is None:
+        if not self._failing:
             log.error("the store is degraded: %s (%s)", because, type(error).__name__)
-        self.degraded = because
-        self._degraded_by_write = self._degraded_by_write or writes
+        self._failing[deed] = because
         return StoreFailed(because)
 
-    def _succeeded(self, wrote: bool) -> None:
-        # A full disk can still be read and unlinked from: only a commit of changed rows says that writing
-        # works again.
-        if self.degraded is not None and (wrote or not self._degraded_by_write):
-            log.warning("the store works again")
-            self.degraded, self._degraded_by_write = None, False
+    def worked(self, *deeds: Deed) -> None:
+        """What failed before does not any more."""
+        if self._failing:
+            self._failing = {deed: because for deed, because in self._failing.items() if deed not in deeds}
+            if not self._failing:
+                log.warning("the store works again")
 
     async def _run(self, executor: Executor, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         try:
             future = executor.submit(function, *arguments, **named)
             return await asyncio.shield(asyncio.wrap_future(future))
         except FAILURES as error:
-            raise self.failed(error, writes=True) from error
+            raise self.failed(error, "write bodies") from error
 
     def _on_thread(
         self, name: RoomName, job: Callable[[Room], T], frees: bool
     ) -> tuple[T, bool, Future[int] | None]:
         room = self.rooms[name]
-        before = room.written()
         try:
-            room.log_again()
+            room.again()
+            before = room.written()
             result = job(room)
             room.measure()
         except BaseException as error:
             # Whether the commit happened is not known: what it was about is forgotten and read again.
             changes, room.changes = [(key, None) for key, _ in room.changes], []
             self._post(self._table.apply, name, changes)
-            self._recover(room, name, error)
+            self._recover(room, error)
+            self._noticed(room, name)
             if frees and is_full(error) and self._relieved(room):
                 return self._on_thread(name, job, frees)
             raise
+        self._noticed(room, name)
         changes_made, room.changes = room.changes, []
         if changes_made:
             self._post(self._table.apply, name, changes_made)
         files = room.released()
+        if files:
+            reach("rows deleted")
         # Submitted here, not by the caller: a caller that was cancelled would leave orphans.
         unlinking = self._files.submit(remove_files, room.directory, files) if files else None
         return result, room.written() > before, unlinking
 
-    def _recover(self, room: Room, name: RoomName, error: BaseException) -> None:
+    def _recover(self, room: Room, error: BaseException) -> None:
         try:
             room.recover()
             if is_corrupt(error):
-                room.rebuild()
-                self._post(self._table.clear, name)
-                self._post(self.sweep)
+                room.doubt()
         except FAILURES as again:
             log.error("a failed job could not be undone: %s", because_of(again))
+
+    def _noticed(self, room: Room, name: RoomName) -> None:
+        if room.lost:
+            room.lost = False
+            self._post(self._table.clear, name)
+            self._post(self.sweep)
 
     def _relieved(self, room: Room) -> bool:
         """Whether a job that frees space is worth another try on a full disk."""

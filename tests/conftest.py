@@ -26,6 +26,7 @@ from tests.harness.upstream import Upstream
 # What an example takes says how busy the machine is, not whether it holds.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+OUTCOMES = ("passed", "failed", "xpassed", "xfailed")
 INSTALLERS = ("pip-23.2", "pip-newest", "uv")
 
 
@@ -203,3 +204,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         reporter.write_line("CI is set, and tests were skipped: see -rs", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the promises came to, a line each, by their numbers: kept ones, too, for the figures are what counts."""
+    reports = (each for outcome in OUTCOMES for each in terminalreporter.stats.get(outcome, ()))
+    told = {str(value) for each in reports for name, value in each.user_properties if name == "promise"}
+    if told:
+        terminalreporter.section("promise | goal | measured | verdict")
+        for line in sorted(told, key=lambda line: int(line.split()[0].removeprefix("G"))):
+            terminalreporter.write_line(line)

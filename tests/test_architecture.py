@@ -23,6 +23,7 @@ LONGEST_FUNCTION = 50
 # Every module has a room; a new one is entered here, and in the map in proxy/__init__.py.
 ROOMS: dict[str, set[str]] = {
     "errors": {"errors"},
+    "failpoints": {"failpoints"},
     "core": {"core"},
     "events": {"events"},
     # What travels from the gateway to web, and what is made of events: values and observers.
@@ -33,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
         "workers",
         "room",
         "disk",
+        "soundness",
         "memory",
         "entries",
         "bodies",
@@ -50,6 +52,8 @@ ROOMS: dict[str, set[str]] = {
         "fence",
         "ballast",
         "unlogged",
+        "verification",
+        "rounds",
         "admintoken",
     },
     "upstream": {
@@ -64,7 +68,7 @@ ROOMS: dict[str, set[str]] = {
         "rests",
         "breaker",
     },
-    "fills": {"fills", "fill", "source", "plan", "flights"},
+    "fills": {"fills", "fill", "segments", "source", "plan", "flights"},
     "gateway": {
         "gateway",
         "mounts",
@@ -103,8 +107,8 @@ ROOMS: dict[str, set[str]] = {
     # Small enough to be seen where settings are: whether a secret can be read is found at start.
     "credentials": {"credentials"},
     "config": {"config", "sections", "spelling", "tls"},
-    "app": {"app", "rules", "sites", "listening", "startline", "address"},
-    "cli": {"cli", "__main__", "cachecommand", "cacheoptions", "pipwords", "remote", "unserved"},
+    "app": {"app", "rules", "sites", "listening", "entrance", "descriptors", "startline", "address"},
+    "cli": {"cli", "__main__", "cachecommand", "cacheoptions", "pipwords", "remote", "unserved", "deepcheck"},
 }
 
 # cli -> app -> web -> gateway -> {fills, store, upstream} -> events -> core -> errors; a fill joins an upstream
@@ -112,14 +116,15 @@ ROOMS: dict[str, set[str]] = {
 _VALUES = {"events", "core", "errors"}
 MAY_SEE: dict[str, set[str]] = {
     "errors": set(),
+    "failpoints": set(),
     "core": {"errors"},
     "events": {"core", "errors"},
     "answer": _VALUES,
     "log": _VALUES,
-    "store": _VALUES,
+    "store": {"failpoints"} | _VALUES,
     "credentials": {"errors"},
     "upstream": {"credentials"} | _VALUES,
-    "fills": {"answer", "store", "upstream"} | _VALUES,
+    "fills": {"answer", "failpoints", "store", "upstream"} | _VALUES,
     "gateway": {"answer", "fills", "store", "upstream"} | _VALUES,
     "web": {"answer", "gateway", "fills", "store"} | _VALUES,
     "config": {"errors", "credentials"},

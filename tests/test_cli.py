@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def test_help_teaches_the_one_variable() -> None:
     ("command", "options"),
     [
         ("serve", {"--help", "--config", "--host", "--port", "--cache-dir", "--offline"}),
-        ("check", {"--help", "--config"}),
+        ("check", {"--help", "--config", "--deep"}),
     ],
 )
 def test_help_of_a_command_lists_its_options_and_examples(command: str, options: set[str]) -> None:
@@ -332,15 +331,6 @@ def test_the_start_line_names_mounts(tmp_path: Path, format_: str) -> None:
         assert f"; /raw/m/ is {mount}; /raw/n/ is {mount}; " in server.stderr
         if format_ == "json":
             assert server.log_lines("started")[0]["mounts"] == ["m", "n"]
-
-
-def test_a_second_owner_exits_with_75(start_proxy: Callable[..., ProxyServer]) -> None:
-    """The line names the directory and the process that holds it."""
-    first = start_proxy(indexes={"internal": "http://127.0.0.1:1/simple/"})
-    done = run("serve", "--port", "0", "--cache-dir", str(first.cache))
-    assert done.returncode == cli.EX_TEMPFAIL
-    line = complaint(done)
-    assert line.startswith(f"cache.dir: {first.cache} is in use by process {first.process.pid};")
 
 
 def test_flags_reach_the_settings() -> None:

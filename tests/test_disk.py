@@ -8,6 +8,7 @@ import string
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.bodies import is_filename, new_filename
 from proxy.core.messages import Entry, Head
-from proxy.disk import BytesDisk
+from proxy.disk import MODE_RAW, BytesDisk, value_of
 from proxy.errors import StoreFailed
 from proxy.memory import FileRow, Table
 from proxy.store import Row, Store, dump_entry, load_entry
@@ -60,7 +61,7 @@ async def test_planted_pickles_are_never_loaded(tmp_path: Path, room: str) -> No
     query(where, PLANT, "binary", 1, TAG, len(payload), BINARY, file, None)
     query(where, PLANT, "text", 1, TAG, 1, TEXT, file, "x")
     query(where, PLANT, "number", 1, TAG, 1, RAW, None, 1)
-    limits = {"max_size": 10**6, "responses_max_size": 10**6, "mounts_max_size": 10**6}
+    limits: dict[str, Any] = {"max_size": 10**6, "responses_max_size": 10**6, "mounts_max_size": 10**6}
     store = await Store.open(tmp_path / "cache", **limits, min_free=0)
     for key in ("inline", "file", "binary", "text", "number"):
         assert await store.read(key) is None
@@ -107,12 +108,24 @@ def test_the_disk_makes_no_files(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_noticed(value: bytes, place: int, mask: int) -> None:
     """A row's value comes back as it was written or not at all."""
     disk = BytesDisk("/nowhere")
-    size, mode, filename, data = disk.store(value, False)
-    assert (size, disk.fetch(mode, filename, data, False)) == (len(value), value)
+    size, mode, filename, data = disk.store(value, False, "key")
+    assert (size, value_of("key", mode, filename, data)) == (len(value), value)
     damaged = bytearray(data)
     damaged[place % len(data)] ^= mask
     with pytest.raises(StoreFailed):
-        disk.fetch(mode, filename, bytes(damaged), False)
+        value_of("key", mode, filename, bytes(damaged))
+
+
+def test_another_rows_value_is_noticed() -> None:
+    """A flipped bit in an index leads to another row, which is sound: it is not taken for the one asked for."""
+    _, mode, filename, data = BytesDisk("/nowhere").store(b"value", False, "key")
+    with pytest.raises(StoreFailed):
+        value_of("kez", mode, filename, data)
+
+
+def test_what_version_0_1_0_wrote_is_read() -> None:
+    """Its checksum is of the value alone."""
+    assert value_of("key", MODE_RAW, None, zlib.crc32(b"value").to_bytes(4, "big") + b"value") == b"value"
 
 
 @pytest.mark.asyncio

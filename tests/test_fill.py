@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from proxy import fill as fill_module
 from proxy import fills as fills_module
 from proxy import upstream as client_side
 from proxy.bodies import Spool
@@ -27,6 +29,7 @@ from proxy.fill import HOLD_BACK, Follower
 from proxy.fills import Fills
 from proxy.plan import Completed, Plan, strongest
 from proxy.replies import Reply
+from proxy.segments import IN_MEMORY
 from proxy.store import Store
 from tests.harness.behaviours import Answer, Behaviour
 from tests.harness.bodies import Generated, whole
@@ -546,7 +549,7 @@ async def on_a_disk_that_fills(directory: Path, limit: int) -> None:
             follower = house.join(house.plan(body))
             got = bytearray()
             early = asyncio.create_task(followed(follower, got=got))
-            await until(lambda: len(got) > limit or early.done())
+            await until(lambda: len(got) > max(limit, 1) or early.done())
             late = asyncio.create_task(followed(house.join(house.plan(body)), 1000))
             gate.open()
             results = await asyncio.gather(early, late, return_exceptions=True)
@@ -561,12 +564,16 @@ async def on_a_disk_that_fills(directory: Path, limit: int) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [(MIB, "all of it not kept None"), (600_000, "cut not kept no place to put the body")],
-    ids=["cache", "everything"],
+    [
+        (MIB, "all of it not kept None"),
+        (600_000, "all of it not kept None"),
+        (0, "cut not kept no place to put the body"),
+    ],
+    ids=["cache", "everything", "memory"],
 )
 def test_a_disk_that_fills_half_way(tmp_path: Path, limit: int, said: str) -> None:
-    """The rest of the body goes where temporary files go, and followers read across; with no place left they
-    are cut, and nobody waits for ever."""
+    """The rest of the body goes where temporary files go, or stays in memory, and followers read across; with no place
+    left they are cut, and nobody waits for ever."""
     code = (
         "import asyncio, sys, pathlib; from tests.test_fill import on_a_disk_that_fills as run; "
         "asyncio.run(run(pathlib.Path(sys.argv[1]), int(sys.argv[2])))"
@@ -700,3 +707,55 @@ async def test_close_while_a_wrong_body_is_thrown_away(house: House) -> None:
 def test_strongest(hashes: dict[str, str], expected: tuple[str, str] | None) -> None:
     """sha256 first, for it is the ETag and costs nothing more; what hashlib lacks is not looked at."""
     assert strongest(hashes) == expected
+
+
+# --- no place but memory
+
+
+@pytest.fixture
+def no_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache's directory for spools is gone, and where temporary files went, too."""
+    (house.store.directory / "incoming").rmdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(house.store.directory / "nowhere"))
+
+
+@pytest.mark.usefixtures("no_place")
+async def test_a_body_without_a_place(house: House) -> None:
+    """It goes through memory, of which no more is taken than is allowed, as fast as its slowest follower reads; who
+    comes when its beginning is gone begins anew."""
+    body = whole(Generated(3 * IN_MEMORY))
+    house.says(ok(body))
+    slow = house.join(house.plan(body))
+    fast = asyncio.create_task(house.get(house.plan(body)))
+    await until(lambda: slow.fill._segments.full)
+    assert not fast.done()
+    assert not slow.fill.late
+    assert len(slow.fill._segments.files) <= IN_MEMORY // 2**19 + 1
+    got = bytearray()
+    reading = asyncio.create_task(followed(slow, got=got))
+    await until(lambda: slow.fill.late)
+    assert not house.fills.under_way(KEY)
+    again = house.join(house.plan(body))
+    assert again.fill is not slow.fill
+    assert all(each == body for each in await asyncio.gather(reading, fast, followed(again)))
+    assert house.upstream.count("GET", PATH) == 2
+    assert slow.fill.completed is not None
+    assert await house.stored() is None
+
+
+@pytest.mark.usefixtures("no_place")
+async def test_a_body_without_a_place_or_readers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for a follower that does not read; and a body that nobody wants any more ends."""
+    monkeypatch.setattr(fill_module, "_READ_WITHIN", 0.2)
+    body = whole(Generated(3 * IN_MEMORY))
+    house.says(ok(body))
+    follower = house.join(house.plan(body))
+    await until(lambda: follower.fill.failure is not None)
+    assert follower.fill.failure is not None
+    assert (follower.fill.failure.status, follower.fill.failure.retry_after) == (503, 2)
+    left = house.join(house.plan(body))
+    await until(lambda: left.fill._segments.full)
+    left.close()
+    await until(lambda: left.fill.settled)
+    assert left.fill._segments.files == []
+    follower.close()

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.calls import Site
 from proxy.connections import Budget
-from proxy.core.decide import Keep, Refresh
+from proxy.core.decide import Fallback, Keep, Refresh
 from proxy.core.messages import Entry, PageTarget, Request, Rules
 from proxy.core.patterns import Selection
 from proxy.lookups import Fetched, Lookups, PageLimits
@@ -130,3 +131,64 @@ async def test_who_asks_after_a_removal_joins_no_look_that_began_before(desk: De
     with pytest.raises(asyncio.CancelledError):
         await first
     gate.open()
+
+
+async def test_a_page_that_was_missing_for_a_while_does_not_come_back_older(desk: Desk) -> None:
+    """Who asks while a 404 is remembered knows of that alone; what comes is measured against the last good page."""
+    kept = await desk.kept()
+    desk.upstream.script("/simple/six/", Answer(status=404))
+    assert isinstance((await desk.look(kept)).after, Keep)
+    missing = await desk.lookups.known(SIX)
+    assert missing is not None
+    assert missing.head.status == 404
+    desk.upstream.script("/simple/six/", serial(desk, -1), serial(desk, 1))
+    older = await desk.look(missing)
+    assert isinstance(older.after, Fallback)
+    assert older.entry == kept
+    assert isinstance((await desk.look(missing)).after, Keep)
+
+
+async def test_of_two_looks_at_one_time_the_older_page_does_not_come_last(desk: Desk) -> None:
+    """A look for a whole page goes on beside another one, and either may be answered first."""
+    kept, gate = await desk.kept(), Gate()
+    desk.upstream.script("/simple/six/", serial(desk, 1, held=gate), serial(desk, 2))
+    slow = asyncio.ensure_future(desk.look(kept))
+    assert await asyncio.to_thread(gate.reached.wait, 20)
+    newer = await asyncio.shield(desk.lookups.fetch(SIX, ASK, kept, whole=True)[0])
+    gate.open()
+    late = await slow
+    assert isinstance(newer.after, Keep)
+    assert isinstance(late.after, Fallback)
+    assert late.entry == newer.entry == await desk.lookups.known(SIX)
+
+
+async def test_who_knows_of_an_older_page_is_shown_the_one_that_is_kept_by_now(desk: Desk) -> None:
+    """Another's look ended between his two, into the store and at the upstream; and then the upstream fails."""
+    old = await desk.kept()
+    desk.upstream.script("/simple/six/", serial(desk, 1), Answer(status=500))
+    newer = await desk.look(old)
+    late = await desk.look(old)
+    assert isinstance(late.after, Fallback)
+    assert late.entry == newer.entry != old
+
+
+async def test_unchanged_is_said_of_the_page_that_was_asked_about_alone(desk: Desk) -> None:
+    """A newer one came while the upstream took its time to say so."""
+    old, gate = await desk.kept(), Gate()
+    desk.upstream.script("/simple/six/", Answer(held=gate), serial(desk, 1))
+    slow = asyncio.ensure_future(desk.look(old))
+    assert await asyncio.to_thread(gate.reached.wait, 20)
+    newer = await asyncio.shield(desk.lookups.fetch(SIX, ASK, old, whole=True)[0])
+    gate.open()
+    late = await slow
+    assert isinstance(late.after, Refresh)
+    assert late.entry == newer.entry == await desk.lookups.known(SIX)
+    assert (late.base, late.manifest) == (None, None)
+
+
+def serial(desk: Desk, more: int, **how: Any) -> Answer:
+    """Another page, whose serial is so much higher than that of the first one."""
+    number = desk.upstream.index.serial + more
+    body = b'{"meta": {"api-version": "1.1"}, "name": "six", "files": [], "number": %d}' % number
+    fields = {"X-PyPI-Last-Serial": str(number), "ETag": f'"{number}"'}
+    return Answer(status=200, body=body, headers=fields, without=("Content-Encoding",), **how)

@@ -350,7 +350,7 @@ async def test_the_rest_on_another_disk(house: House) -> None:
     # From here on the spool can only be read: writes to it fail as those to a broken disk do.
     incoming = house.store.directory / "incoming"
     (name,) = files_in(incoming)
-    os.dup2(read_only := os.open(incoming / name, os.O_RDONLY), follower.fill._segments[0][1].fileno())
+    os.dup2(read_only := os.open(incoming / name, os.O_RDONLY), follower.fill._segments.files[0][1].fileno())
     os.close(read_only)
     held.open()
     assert await followed(follower) == BIG

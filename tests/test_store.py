@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -433,7 +434,7 @@ async def test_a_cancelled_adoption_goes_on_and_leaves_no_orphan(store: Store, t
         await asyncio.wait([task])
         await store.discard(spool)
     await store.close()
-    limits = {"max_size": 10**8, "responses_max_size": 10**8, "mounts_max_size": 10**8}
+    limits: dict[str, Any] = {"max_size": 10**8, "responses_max_size": 10**8, "mounts_max_size": 10**8}
     store = await Store.open(tmp_path / "cache", **limits, min_free=0)
     entries = await store.find("wheels", TAG)
     assert set(files_in(tmp_path / "cache/wheels")) == {

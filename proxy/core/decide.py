@@ -237,10 +237,12 @@ def _as_it_is(request: Request, outcome: Head, rules: Rules, *, usable: bool) ->
 
 
 def doubtful(entry: Entry | None, outcome: Outcome, now: float) -> bool:
-    """Is it to be asked once more? A 404 is, for a page that was received or validated minutes ago: a mirror in the
-    middle of an update, one node of several that lags. The second answer is believed."""
+    """Is it to be asked once more, without a condition? A 404 is, for a page good minutes ago (one node of many
+    that lags), and a 304 with a higher serial than that page: two share an ETag. The second answer is believed."""
     if entry is None or entry.head.status in NEGATIVE or not isinstance(outcome, Head):
         return False
+    if outcome.status == 304:
+        return older(entry.head, outcome)
     return outcome.status in NEGATIVE and 0 <= now - entry.head.received_at < _MINUTES_AGO
 
 

@@ -16,7 +16,7 @@ from email.utils import formatdate
 # represent ... the cache MUST consider the value to be 2147483648 (2^31)".
 FOREVER = 2**31
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # nosec B105 # RFC 9110's token, a syntax
 _NAME = re.compile(rf"[ \t]*({_TOKEN})")
 _DIRECTIVE = re.compile(rf'[ \t]*({_TOKEN})(?:=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"))?[ \t]*(?:,|\Z)')
 _QUOTED_PAIR = re.compile(r"\\(.)")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from html import escape, unescape
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -23,6 +24,8 @@ API_VERSION = re.compile(r"1\.([0-9]{1,4})")
 
 HTML_FROZEN_AT = 4  # PEP 833: the HTML form grows no further than version 1.4
 _ATTRIBUTES_LIMIT = 32
+_ALL_ATTRIBUTES_LIMIT = 8 * FILES_LIMIT  # as many as all PEPs together have
+_TOGETHER = 5_000
 _HEADING_WITHIN = 65_536
 
 # Files people publish; every other link of a page is navigation. The names are not looked into: those that
@@ -123,11 +126,10 @@ def read(body: bytes, url: str, project: str) -> dict[str, Any]:
     metas: list[tuple[str, str]] = []
     anchors: list[dict[str, str | None]] = []
     base = None
-    for node in LexborHTMLParser(_skeleton(body)).css("a, base, meta"):
-        attributes = node.attributes
-        if node.tag == "a":
+    for tag, attributes in _tags(body):
+        if tag == "a":
             anchors.append(attributes)
-        elif node.tag == "meta":
+        elif tag == "meta":
             metas.append(((attributes.get("name") or "").lower(), (attributes.get("content") or "").strip()))
         elif base is None and attributes.get("href") is not None:
             # HTML §4.2.3: the first <base> with a href counts, for links before it too.
@@ -152,12 +154,18 @@ def read(body: bytes, url: str, project: str) -> dict[str, Any]:
     return document
 
 
-def _skeleton(body: bytes) -> bytes:
-    """The a, base and meta tags alone, each anchor closed at once; a tag cut off by the end is no tag."""
-    tags = [match["kept"] for match in _TOKEN.finditer(body) if match["end"]]
-    if len(tags) > FILES_LIMIT:
-        raise MalformedPage("the page lists too many files")
-    return b"".join([b"<%b></a>" % tag for tag in tags])
+def _tags(body: bytes) -> Iterator[tuple[str | None, dict[str, str | None]]]:
+    """The a, base and meta tags with their attributes; a tag cut off by the end is no tag. The parser sees these alone,
+    each anchor closed at once, some at a time: the tree of a page full of attributes takes a hundredfold."""
+    kept = (match["kept"] for match in _TOKEN.finditer(body) if match["end"])
+    tags = attributes = 0
+    while some := b"".join([b"<%b></a>" % tag for tag in islice(kept, _TOGETHER)]):
+        for node in LexborHTMLParser(some).css("a, base, meta"):
+            found = node.attributes
+            tags, attributes = tags + 1, attributes + len(found)
+            yield node.tag, found
+        if tags > FILES_LIMIT or attributes > _ALL_ATTRIBUTES_LIMIT:
+            raise MalformedPage("the page lists too many files")
 
 
 def _says_index(body: bytes, project: str) -> bool:

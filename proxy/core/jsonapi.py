@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_version
 
 from proxy.core.hypertext import absolute
 from proxy.core.messages import JsonTarget
-from proxy.core.simple import DEPTH_LIMIT, deeper_than
+from proxy.core.simple import DEPTH_LIMIT, crowded, deeper_than
 from proxy.core.urls import link_of, normalise_project
 from proxy.errors import MalformedPage
 
@@ -26,6 +26,8 @@ _ROOT = b"\0"
 def parse(body: bytes, target: JsonTarget) -> dict[str, Any]:
     """The document of that project, and of that version when one was asked for (compared as PEP 440 does: an
     index may answer 1.0 to 1.0.0). Anything else raises MalformedPage (503)."""
+    if crowded(body):
+        raise _malformed("the document holds too many values")
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

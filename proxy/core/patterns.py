@@ -88,8 +88,10 @@ def version_of(filename: str | None, project: str) -> str | None:
     if is_wheel(name):
         parts = name.split("-", 2)
         return parts[1] if len(parts) > 2 else None
+    if not project:
+        return None
     name_and_version = _SUFFIX.sub("", name)
-    if project and name_and_version.startswith(project + "-") and not name.lower().endswith(".egg"):
+    if name_and_version.startswith(project + "-") and not name.lower().endswith(".egg"):
         # As today's tools write it; what is below says the same, and takes longer.
         return name_and_version[len(project) + 1 :] or None
     words = name_and_version.split("-")

@@ -19,6 +19,9 @@ from proxy.core.urls import normalise_project
 from proxy.errors import MalformedPage
 
 DEPTH_LIMIT = 32
+# For each of the most files a page may list: as many as all PEPs together have, and more.
+_COMMAS_LIMIT = 20 * hypertext.FILES_LIMIT
+_BRACKETS_LIMIT = 5 * hypertext.FILES_LIMIT
 JSON_TYPES = {JSON_V1, "application/vnd.pypi.simple.latest+json", "application/json"}
 HTML_TYPES = {HTML, HTML_V1, "application/vnd.pypi.simple.latest+html", "application/xhtml+xml"}
 _HEX = re.compile(r"[0-9A-Fa-f]+")
@@ -67,6 +70,8 @@ def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
 
 
 def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
+    if crowded(body):
+        raise MalformedPage("the page holds too many values")
     try:
         document: dict[str, Any] = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -86,6 +91,12 @@ def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
         raise MalformedPage("the page is nested too deeply")
     document["files"] = [file for file in files if _made_absolute(file, url)]
     return document
+
+
+def crowded(body: bytes) -> bool:
+    """Whether this JSON may hold more values than any honest document: looked at before it is read, for every three
+    bytes of ``{},{},{},`` become ninety."""
+    return body.count(b",") > _COMMAS_LIMIT or body.count(b"{") + body.count(b"[") > _BRACKETS_LIMIT
 
 
 def deeper_than(value: Any, limit: int) -> bool:

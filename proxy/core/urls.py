@@ -41,9 +41,9 @@ _SDIST_SUFFIXES = (
     ".deb",
     ".dmg",
 )
-# A name, an IPv4 address, or an IPv6 address without its brackets. What egress refuses, and what an URL parser could
-# read in two ways (an escape, a backslash, a zone), is no host here.
-_HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
+# A name, an IPv4 address, or an IPv6 address in brackets, with a port or without. What egress refuses, and what an URL
+# parser could read in two ways (an escape, a backslash, a zone, text around the brackets), is none here.
+_AUTHORITY = re.compile(r"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\])(?::[0-9]*)?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SPLITS_LIMIT = 8
 _LOOKS_LIMIT = 2
@@ -141,7 +141,7 @@ def _file(index: str, host: str, path: list[str]) -> Target:
 
 
 def _canonical(host: str, path: list[str]) -> str:
-    segments = [quote(unquote(host).lower(), safe="[]:.")]
+    segments = [quote(unquote(host).lower().removesuffix(":"), safe="[]:.")]
     segments.extend(quote(unquote_to_bytes(segment), safe="") for segment in path)
     return "/".join(segments)
 
@@ -159,16 +159,9 @@ def _plain(url: str) -> str | None:
 
 def _link(url: str) -> str:
     parts = urlsplit(url)
-    if (
-        parts.scheme not in _DEFAULT_PORTS
-        or not parts.hostname
-        or parts.username is not None
-        or parts.password is not None
-    ):
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not _AUTHORITY.fullmatch(parts.netloc):
         raise ValueError("not a plain http URL")
     host = parts.hostname
-    if not _HOST.fullmatch(host):
-        raise ValueError("not a host")
     if ":" in host:
         host = f"%5B{host}%5D"
     if parts.port is not None and parts.port != _DEFAULT_PORTS[parts.scheme]:

@@ -77,6 +77,13 @@ def dumped(variants: Sequence[Variant]) -> bytes:
 def loaded(data: bytes | None) -> list[Variant]:
     """The list that ``dumped`` wrote; empty for anything else."""
     try:
-        return [Variant(tuple(names), mark) for mark, *names in json.loads(data or b"[]")]
-    except (ValueError, TypeError):
+        rows = json.loads(data or b"[]")
+    except (ValueError, RecursionError):
         return []
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        return []
+    return [Variant(tuple(names), mark) for mark, *names in rows]
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and bool(row) and {str}.issuperset(map(type, row))

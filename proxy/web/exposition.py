@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from proxy import __version__
 from proxy.answer import Answer
 from proxy.core.messages import CacheStatus
+from proxy.store import RoomStats
 from proxy.web.families import PREFIX, Labels, counter, gauge, gauges, histogram
 from proxy.web.metrics import DATA, Metrics
 from proxy.web.vitals import Vitals
@@ -183,11 +184,31 @@ class Measured(Collector):
             ("room",),
             (((name,), room.evicted.bytes) for name, room in rooms.items()),
         )
+        yield from self._proofs(rooms)
         removed = self._vitals.store.inventory.removed
         yield counter("removed_files", "What an operator removed or purged.", (), [((), removed.count)])
         yield counter("removed_bytes", "The same in bytes.", (), [((), removed.bytes)])
         yield gauge("memory_table_entries", "Rows of the cache at hand in memory.", (), stats.memory_count)
         yield gauge("memory_table_bytes", "What they take there.", (), stats.memory_bytes)
+
+    def _proofs(self, rooms: Mapping[str, RoomStats]) -> Iterator[Metric]:
+        store = self._vitals.store
+        yield counter(
+            "damaged",
+            "Bodies and rows that were no longer what was kept (their sha256 or checksum is another one): removed, to"
+            " be fetched again.",
+            ("room",),
+            (((name,), room.damaged) for name, room in rooms.items()),
+        )
+        proven = store.verification.proven
+        yield counter("verified_bodies", "Bodies read from the disk whose sha256 was right.", (), [((), proven.count)])
+        yield counter("verified_bytes", "The same in bytes.", (), [((), proven.bytes)])
+        yield gauge(
+            "verified_time_seconds",
+            "When all that is kept had last been verified (cache.verify_every), since the epoch; 0 for never.",
+            (),
+            store.rounds.last(),
+        )
 
     def _kept(self) -> list[tuple[Labels, int, int]]:
         sums = self._vitals.store.inventory.sums()
@@ -240,6 +261,7 @@ class Measured(Collector):
             (((what,), each.most) for what, each in waiting.items()),
         )
         yield gauge("waiters_limit", "limits.waiters.", (), self._vitals.limits.waiters)
+        yield gauge("tasks", "Tasks of the event loop, this answer's included.", (), len(asyncio.all_tasks()))
         yield gauges(
             "upstream_resting_origins",
             "Hosts of an index that are left alone for now, after failures or because they asked for it.",

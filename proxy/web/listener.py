@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import secrets
+import sys
+import termios
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +26,7 @@ _log = logging.getLogger("proxy.web")
 _LOOK_AGAIN = 0.05
 _LINGER = 5.0
 """Seconds for a client to see that it was answered while it is still sending."""
+_STALL = 30.0
 _END = b"\r\n\r\n"
 _WRITE_AHEAD = 64 * 1024
 """Bytes that may wait in the process for one client; asyncio's own default for plain connections."""
@@ -35,8 +39,12 @@ NO_FRONT = Front()
 class Connection(web.RequestHandler):
     """One client connection. What aiohttp's parser refuses gets a constant answer, never an echo of itself."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stall: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._stall = stall
+        self._wire: asyncio.Transport | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._untaken = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         """Of the latest request that was parsed."""
         self._held = b""
@@ -79,9 +87,17 @@ class Connection(web.RequestHandler):
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is malformed"))
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Somebody is there."""
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self._wire = transport
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Nobody is there any more who could read an answer."""
         self._gone.set()
+        if self._unread is not None:
+            self._unread.cancel()
         super().connection_lost(exc)
 
     async def finish_response(
@@ -89,6 +105,7 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Part from a client that may still be sending: what was no HTTP, or a body that nobody wants."""
         done = await super().finish_response(request, resp, start_time)
+        self._watch(request.writer.output_size)
         body = request.content
         if FAREWELL in resp or not body.is_eof():
             await self._part(unread=not body.is_eof())
@@ -97,6 +114,24 @@ class Connection(web.RequestHandler):
                 body.set_exception(web.RequestPayloadError("the body was given up"))
                 body.feed_eof()
         return done
+
+    def _watch(self, added: int = 0) -> None:
+        """Reset when the client takes nothing of what is left of its answers for as long as it may. Whoever wrote them
+        is done, and asyncio would keep a connection that it was told to close until all is sent. ``added``: the bytes
+        of one more of them, which wait behind the others."""
+        if self._unread is not None:
+            self._untaken += added
+        elif self._wire is not None and _unsent(self._wire):
+            self._untaken = _untaken(self._wire)
+            self._unread = self._loop.call_later(self._stall, self._look, self._wire)
+
+    def _look(self, wire: asyncio.Transport) -> None:
+        self._unread = None
+        # While an answer is written it has a timer of its own.
+        if self._current_request is None and _unsent(wire) and _untaken(wire) >= self._untaken:
+            reset(wire)
+        else:
+            self._watch()
 
     async def _part(self, *, unread: bool) -> None:
         """RFC 9112 §9.6: say that nothing follows, and read on for a while. If we closed while bytes are on their way
@@ -172,7 +207,8 @@ class Connection(web.RequestHandler):
 
 class Listener(web.Server):
     """Makes connections, a bounded number at a time: in all, and from one address that ``front`` does not trust to
-    speak for many. ``refused`` counts those beyond, by the limit that they met."""
+    speak for many. ``refused`` counts those beyond, by the limit that they met. Who takes nothing of what is left of
+    an answer for ``stall`` seconds is reset."""
 
     def __init__(
         self,
@@ -181,12 +217,14 @@ class Listener(web.Server):
         connections_max: int,
         per_address_max: int | None = None,
         front: Front = NO_FRONT,
+        stall: float = _STALL,
         **kwargs: object,
     ) -> None:
         super().__init__(handler, **kwargs)  # type: ignore[arg-type]
         self._connections_max = connections_max
         self._per_address_max = connections_max if per_address_max is None else per_address_max
         self._front = front
+        self._stall = stall
         self.refused: Counter[str] = Counter()
         self._peers: dict[web.RequestHandler, str] = {}
         self._counts: Counter[str] = Counter()
@@ -214,7 +252,7 @@ class Listener(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for one more connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, stall=self._stall, **self._kwargs)
 
     async def flushed(self) -> None:
         """Return once the system has taken all that was written for clients: it goes on sending when we are gone."""
@@ -232,6 +270,19 @@ class Listener(web.Server):
 def _unsent(transport: asyncio.Transport) -> int:
     """Bytes written that the system has not taken. asyncio's TLS transport counts its own only, not those of the
     transport below, which it does not show."""
+    if transport.is_closing() and getattr(transport, "_ssl_protocol", transport) is None:
+        return 0  # over TLS, and lost: up to Python 3.12 it fails where it is asked
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     count = transport.get_write_buffer_size()
     return count if below is None else count + int(below.get_write_buffer_size())
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not taken, as far as the system tells: it takes more from us only when a third of its
+    own buffer is free, which may be megabytes."""
+    connection = transport.get_extra_info("socket")
+    queued = bytearray(4)
+    if connection is not None:
+        with suppress(OSError):
+            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, queued)
+    return _unsent(transport) + int.from_bytes(queued, sys.byteorder)

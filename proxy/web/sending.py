@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict, MultiMapping
 
-from proxy.answer import Answer, Flow, Piece, Stream
+from proxy.answer import Answer, Flow, Piece, StoredStream, Stream
 from proxy.errors import ProxyError, StoreFailed, UpstreamFailed
 
 _log = logging.getLogger("proxy.web")
@@ -79,7 +79,10 @@ class Sender:
                 reset(incoming.transport)
             if not isinstance(reason, Exception):
                 raise
-            if not isinstance(reason, ConnectionError | TimeoutError | ProxyError):
+            left = isinstance(reason, ConnectionError | TimeoutError)  # OSErrors, too: they say nothing of a disk
+            if isinstance(answer.body, StoredStream) and isinstance(reason, OSError | StoreFailed) and not left:
+                answer.body.doubt()
+            if not left and not isinstance(reason, ProxyError):
                 _log.error("a response was cut by a fault of ours", exc_info=reason)
         finally:
             answer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from aiohttp import ClientError, web
@@ -13,14 +14,19 @@ from proxy.errors import Refused
 
 LOST = (ClientError, HttpProcessingError, ConnectionError, web.RequestPayloadError)
 """What aiohttp raises for a body that breaks off, or whose chunks are malformed."""
+TRICKLE = 1024
+"""Bytes per second; who sends less holds a connection to the upstream that others wait for."""
+_BUFFERED = 32 * 1024
+"""Bytes that aiohttp takes at least before anybody reads them: its own limit is twice that."""
 
 
 def upload_of(incoming: web.BaseRequest, stall: float) -> Upload | None:
-    """The body of this request, None without one; its client may pause for ``stall`` seconds. Raises Refused (417)."""
+    """The body of this request, None without one. Its client may pause for ``stall`` seconds, and over as many it sends
+    TRICKLE at least, also before anybody asks for it. Raises Refused (417)."""
     waits = waits_for_leave(incoming)
     if not incoming.body_exists:
         return None
-    return Upload(_chunks(incoming, stall, waits), incoming.content_length)
+    return Upload(_chunks(incoming, stall, waits, time.monotonic()), incoming.content_length)
 
 
 def waits_for_leave(incoming: web.BaseRequest) -> bool:
@@ -42,15 +48,25 @@ async def give_leave(incoming: web.BaseRequest) -> None:
         writer.output_size = 0
 
 
-async def _chunks(incoming: web.BaseRequest, stall: float, waits: bool) -> AsyncIterator[bytes]:
+async def _chunks(incoming: web.BaseRequest, stall: float, waits: bool, began: float) -> AsyncIterator[bytes]:
     try:
         if waits:
             await give_leave(incoming)
+            began = time.monotonic()
+        # While the upstream has no place for it, the client sends as much as our buffer takes: who has not even sent
+        # that must not hold the place as well.
+        waited, came = time.monotonic() - began, 0
         while True:
+            began = time.monotonic()
             async with asyncio.timeout(stall):
                 piece = await incoming.content.readany()
             if not piece:
                 return
+            waited, came = waited + time.monotonic() - began, came + len(piece)
+            if waited >= stall:
+                if came < min(TRICKLE * waited, _BUFFERED) and not incoming.content.at_eof():
+                    raise TimeoutError
+                waited, came = 0.0, 0
             yield piece
     except TimeoutError:
         raise Refused("the body did not come", status=408) from None

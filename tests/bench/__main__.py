@@ -1,5 +1,5 @@
-"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing] [inventory] [lists]``: all when none is
-named. Some 6 minutes."""
+"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing] [inventory] [lists] [safety]``: all when
+none is named. Some 7 minutes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import codings, cold, crowd, inventory, listing, lists, start, warm
+from tests.bench import codings, cold, crowd, inventory, listing, lists, safety, start, warm
 
 MEASUREMENTS = {
     "start": start.run,
@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "listing": listing.run,
     "inventory": inventory.run,
     "lists": lists.run,
+    "safety": safety.run,
 }
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.bench.figures import MIB, Series, bound, report, show
 from tests.bench.servers import HOST, Server, plain, proxy
-from tests.harness import hashing_client
 from tests.harness.behaviours import Answer
 from tests.harness.exchange import Gate
 from tests.harness.fetch import fetch
+from tests.harness.hashing import Client, hashing, said
 from tests.harness.packages import Distribution, blob
 from tests.harness.upstream import Upstream
 
@@ -23,7 +20,6 @@ _CLIENTS = 50
 _BIG = 200 * MIB
 _HUGE = 1024 * MIB
 _GROWTH_MOST = 64.0
-Client = subprocess.Popen[str]
 
 
 def run(directory: Path) -> None:
@@ -85,25 +81,17 @@ def _crowd(server: Server, path: str, file: Distribution, gate: Gate | None) -> 
         clients = [running.enter_context(_client(server, path)) for _ in range(_CLIENTS)]
         if gate is not None:
             for client in clients:
-                assert client.stdout is not None
-                assert client.stdout.readline() == "started\n"
+                assert said(client) == "started"
             gate.open()
         right = sum(_ended(client) == file.sha256 for client in clients)
         return time.perf_counter() - began, right
 
 
-@contextmanager
-def _client(server: Server, path: str) -> Iterator[Client]:
-    assert hashing_client.__file__ is not None
-    command = [sys.executable, hashing_client.__file__, HOST, str(urlsplit(server.url).port), path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-        try:
-            yield client
-        finally:
-            client.kill()
+def _client(server: Server, path: str) -> AbstractContextManager[Client]:
+    return hashing(HOST, urlsplit(server.url).port or 80, path)
 
 
 def _ended(client: Client) -> str:
     """The last line of a client that ended well; empty when it did not."""
-    said = client.communicate()[0].split()
-    return said[-1] if client.returncode == 0 and said else ""
+    lines = client.communicate()[0].split()
+    return lines[-1] if client.returncode == 0 and lines else ""

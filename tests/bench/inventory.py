@@ -21,7 +21,7 @@ from proxy.store import Store
 from tests.bench.figures import bound, show
 
 FILES_KEPT = 100_000
-_PROJECTS = 2_000
+PROJECTS = 2_000
 _BODY = b"x"
 _LIST_MOST = 2.0
 _EVERY = 0.002
@@ -37,14 +37,14 @@ _HEADERS = (
 )
 
 
-def _wheels(room: Path) -> list[tuple[object, ...]]:
+def _wheels(room: Path, count: int) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     digest = hashlib.sha256(_BODY).hexdigest()
-    for number in range(FILES_KEPT):
-        project = f"project-{number % _PROJECTS}"
-        name = f"{project.replace('-', '_')}-1.{number // _PROJECTS}-py3-none-any.whl"
+    for number in range(count):
+        project = f"project-{number % PROJECTS}"
+        name = f"{project.replace('-', '_')}-1.{number // PROJECTS}-py3-none-any.whl"
         if number % 10 == 0:
-            name = f"{project}-1.{number // _PROJECTS}.tar.gz"
+            name = f"{project}-1.{number // PROJECTS}.tar.gz"
         filename = f"{number % 256:02x}/{number:016x}/{name}"
         place = room / filename
         place.parent.mkdir(parents=True)
@@ -53,15 +53,15 @@ def _wheels(room: Path) -> list[tuple[object, ...]]:
         key, tag = f"file|main|{location}|sha256={digest}", f"main/{project}"
         head = Head(200, _HEADERS, 1.7e9, 1.7e9)
         entry = Entry(key, tag, f"https://{location}", head, f"wheels/{filename}", len(_BODY), digest, True)
-        value = seal(dump_entry(entry))
+        value = seal(dump_entry(entry), entry.key)
         rows.append((key, 1, 1.7e9 + number, None, 1.7e9, tag, len(_BODY), MODE_BINARY, filename, value))
     return rows
 
 
 def _pages() -> list[tuple[object, ...]]:
     body = b"x" * 3_000
-    keys = [(f"page|main|project-{number}|{'0' * 64}|json|2", f"main/project-{number}") for number in range(_PROJECTS)]
-    return [(key, 1, 1.7e9, None, 1.7e9, tag, len(body), MODE_RAW, None, seal(body)) for key, tag in keys]
+    keys = [(f"page|main|project-{number}|{'0' * 64}|json|2", f"main/project-{number}") for number in range(PROJECTS)]
+    return [(key, 1, 1.7e9, None, 1.7e9, tag, len(body), MODE_RAW, None, seal(body, key)) for key, tag in keys]
 
 
 def _fill(room: Path, rows: list[tuple[object, ...]]) -> None:
@@ -90,7 +90,7 @@ async def measured(
         await asyncio.sleep(_EVERY)
 
     async def head() -> None:
-        await store.read(f"page|main|project-{len(heads) % _PROJECTS}|{'0' * 64}|json|2")
+        await store.read(f"page|main|project-{len(heads) % PROJECTS}|{'0' * 64}|json|2")
         await asyncio.sleep(_EVERY)
 
     beside = [asyncio.create_task(_late(turn, turns)), asyncio.create_task(_late(head, heads))]
@@ -118,14 +118,12 @@ async def _listed(store: Store, selection: Selection) -> int:
     return count
 
 
-async def made(directory: Path) -> None:
-    """A cache directory of so many files, and a page for every project."""
+async def made(directory: Path, count: int = FILES_KEPT) -> None:
+    """A cache directory of so many files, and a page for each of the bench's projects."""
     store = await _open(directory)
     await store.close()
-    began = time.perf_counter()
-    _fill(directory / "wheels", _wheels(directory / "wheels"))
+    _fill(directory / "wheels", _wheels(directory / "wheels", count))
     _fill(directory / "responses", _pages())
-    show(f"made in {time.perf_counter() - began:.1f} s")
 
 
 async def _measure(directory: Path) -> None:

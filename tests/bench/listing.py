@@ -57,8 +57,8 @@ def scripted(upstream: Upstream, body: bytes, media_type: str, coding: str) -> N
 class Probe:
     """A context manager: asks small things all the time, from a process of its own. ``times`` are milliseconds."""
 
-    def __init__(self, server: Server) -> None:
-        self._command = [sys.executable, "-m", "tests.bench.listing", str(server.port)]
+    def __init__(self, port: int) -> None:
+        self._command = [sys.executable, "-m", "tests.bench.listing", str(port)]
         self.times: list[float] = []
 
     def __enter__(self) -> Probe:
@@ -101,7 +101,7 @@ async def asking(port: int) -> list[float]:
 def measured(server: Server, what: str, idle: int, work: Callable[[], object]) -> None:
     """One line: lag and memory while that work goes on."""
     began = time.perf_counter()
-    with Probe(server) as probe:
+    with Probe(server.port) as probe:
         work()
         took = time.perf_counter() - began
     grown, late = (server.peak_rss() - idle) / MIB, probe.at(0.99)

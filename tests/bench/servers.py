@@ -18,7 +18,7 @@ from tests.harness.server import ROOT, clean_environment, toml
 from tests.harness.upstream import Upstream
 
 HOST = "127.0.0.1"
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 _LOOK_EVERY = 0.001
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -101,8 +101,9 @@ class Server:
             connection.close()
 
 
-def proxy(directory: Path, upstream: Upstream) -> Server:
-    """The proxy over ``directory / "cache"``, its log in a file, the upstream as its index "test"."""
+def proxy(directory: Path, upstream: Upstream, *prefix: str) -> Server:
+    """The proxy over ``directory / "cache"``, its log in a file, the upstream as its index "test". ``prefix``: what the
+    interpreter is told before that (see ``harness.unproven``)."""
     directory.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     settings: Mapping[str, Mapping[str, Any]] = {
@@ -112,7 +113,7 @@ def proxy(directory: Path, upstream: Upstream) -> Server:
     }
     config = directory / "config.toml"
     config.write_text(toml(settings, [{"name": "test", "url": upstream.url}]))
-    return Server(["-m", "proxy", "serve", "--config", str(config)], port, directory / "proxy.log")
+    return Server([*prefix, "-m", "proxy", "serve", "--config", str(config)], port, directory / "proxy.log")
 
 
 def plain(directory: Path) -> Server:

@@ -220,9 +220,9 @@ SERIAL = (("X-PyPI-Last-Serial", "100"),)
 COUNTED = entry(LIFE + 20, lines=SERIAL)
 
 
-def serial(number: int | str) -> Head:
+def serial(number: int | str, status: int = 200) -> Head:
     """A page of that serial."""
-    return head(200, ("X-PyPI-Last-Serial", str(number)))
+    return head(status, ("X-PyPI-Last-Serial", str(number)))
 
 
 AFTER = [
@@ -355,10 +355,13 @@ def test_no_window_no_fallback() -> None:
         (entry(600), head(404), False), (entry(-1), head(404), False), (None, head(404), False),
         (GONE, head(404), False), (STALE, head(200), False), (STALE, head(304), False), (STALE, head(503), False),
         (STALE, REFUSED, False), (STALE, SLOW, False),
+        (COUNTED, serial(101, 304), True), (COUNTED, serial(100, 304), False), (COUNTED, serial(99, 304), False),
+        (COUNTED, head(304), False),
     ],
 )  # fmt: skip
 def test_doubtful(stored: Entry | None, outcome: Outcome, expected: bool) -> None:
-    """A 404 for a page that was good minutes ago is asked about once more, and nothing else is."""
+    """A 404 for a page good minutes ago is asked about once more, and a 304 that names a higher serial; nothing
+    else is."""
     assert doubtful(stored, outcome, NOW) is expected
 
 

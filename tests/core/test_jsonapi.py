@@ -87,6 +87,12 @@ def test_what_is_no_document(body: bytes) -> None:
     assert (caught.value.status, caught.value.retry_after) == (503, 2)
 
 
+def test_values_are_limited() -> None:
+    """Before any is read: they take many times their bytes."""
+    with pytest.raises(MalformedPage, match="too many values"):
+        parse(b'{"info":{"name":"six","version":"1"},"more":[' + b"{}," * 1_500_000 + b"{}]}", SIX)
+
+
 def test_nesting_up_to_the_limit() -> None:
     """32 levels, the document's own counted."""
     assert parse(nested(31), SIX)["info"] == {"name": "six"}

@@ -222,6 +222,8 @@ def test_versions_are_compared_as_versions(wanted: str, filename: str | None, sa
         ("six-.tar.gz", "six", None),
         ("other-1.0.tar.gz", "six", None),
         ("", "", None),
+        # Of no project: not looked for, in a name as long as a request line.
+        ("-1.0.tar.gz", "", None),
         (None, "six", None),
     ],
 )

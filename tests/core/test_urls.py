@@ -256,6 +256,7 @@ def test_json_keys() -> None:
         ("/files/main/example.com/a%2B1.whl", FileTarget("main", "example.com/a%2B1.whl", False)),
         ("/files/main/example.com/a+1.whl", FileTarget("main", "example.com/a%2B1.whl", False)),
         ("/files/main/example.com/%61%7e.whl", FileTarget("main", "example.com/a~.whl", False)),
+        ("/files/main/example.com:/a.whl", FileTarget("main", "example.com/a.whl", False)),
         ("/files/main/example.com/%ff.whl", FileTarget("main", "example.com/%FF.whl", False)),
     ],
 )
@@ -358,6 +359,8 @@ def test_links(url: str, link: str) -> None:
         "https://ex%61mple.com/a.whl",
         "https://example\u2100.com/a.whl",
         "https://exämple.com/a.whl",
+        "https://example.com[::1]/a.whl",
+        "https://[::1]example.com/a.whl",
         "https://example.com/\ud800.whl",
     ],
 )

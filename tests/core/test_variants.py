@@ -139,7 +139,10 @@ def test_there_and_back(variants: list[Variant]) -> None:
     assert loaded(dumped(variants)) == variants
 
 
-@pytest.mark.parametrize("data", [None, b"", b"x", b"{", b"1", b"[1]", b"null", b"[[]]", b"\xff"])
+NO_LISTS = [b"[[1]]", b'[["a", 1]]', b'["ab"]', b'{"ab": 1}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("data", [None, b"", b"x", b"{", b"1", b"[1]", b"null", b"[[]]", b"\xff", *NO_LISTS])
 def test_what_is_no_list(data: bytes | None) -> None:
     """It says nothing of variants: a miss."""
     assert loaded(data) == []

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.harness.behaviours import Answer, Behaviour, busy, hang_up, polite
+from tests.harness.behaviours import Answer, polite
 from tests.harness.bodies import whole
 from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched, fetch
@@ -335,41 +335,6 @@ def test_a_new_file_is_found_by_a_look_at_its_page(here: World) -> None:
     new = here.publish(wheel(file.project, "2.0"))
     assert right(here.file(new), new)
     assert len(here.page_requests(file.project)) == 2
-
-
-# --- upstreams that fail
-
-
-@pytest.mark.parametrize("size", [1_000, SMALL])
-@pytest.mark.parametrize(
-    ("fault", "statuses"),
-    [
-        (Answer(status=403, body=b"canary"), {502}),
-        (Answer(status=401, body=b"canary"), {502}),
-        (busy(500), {503}),
-        (busy(503, 86400), {503}),
-        (busy(429, 86400), {503}),
-        (hang_up, {502, 503}),
-        (Answer(status=206), {503}),
-        (Answer(declared=10), {502, 503}),
-        (Answer(declared=10_000_000, stop_after=900), {502, 503}),
-        (Answer(body=b"short"), {502}),
-        (Answer(extra=(("Content-Length", "5"),)), {503}),
-        (Answer(framing="chunked", stop_after=90), {502, 503}),
-    ],
-    ids=["403", "401", "500", "503", "429", "nothing", "206", "short", "long", "other", "two", "cut"],
-)
-def test_a_failing_upstream(here: World, fault: Behaviour, statuses: set[int], size: int) -> None:
-    """Never 404, never a complete wrong body, nothing kept; the next request, when the upstream is well, is right."""
-    file = cold(here, size)
-    here.script_file(file, fault)
-    got = here.file(file)
-    assert got.status in statuses
-    assert b"canary" not in got.body
-    assert 1 <= int(got.headers.get("retry-after", "1" if got.status == 502 else "0")) <= 10
-    assert not here.kept(file)
-    here.script_file(file)
-    eventually(lambda: right(here.file(file), file), "the file is served")
 
 
 def test_http_1_0(here: World, plain: Upstream) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.behaviours import Answer, Behaviour, Raw, busy, cut, hang_up, polite, redirect, reset_at_once
+from tests.harness.behaviours import Answer, Behaviour, Raw, busy, polite
 from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1, MODIFIED
@@ -221,121 +221,6 @@ def test_settings_of_one_proxy(own: World) -> None:
 
 
 # --- the upstream fails
-
-
-def instead(body: bytes, content_type: str) -> Answer:
-    """200 with this in the page's place."""
-    return Answer(status=200, body=body, headers={"Content-Type": content_type}, without=("Content-Encoding",))
-
-
-PORTAL = b"<!DOCTYPE html><html><body><a href='/login'>Please log in</a></body></html>"
-OTHER = b'{"meta": {"api-version": "1.1"}, "name": "somebody-else", "files": [], "versions": []}'
-BROKEN: dict[str, Behaviour] = {
-    "500": busy(500),
-    "502": busy(502),
-    "503": busy(503, 86400),
-    "504": busy(504),
-    "429": busy(429, "Thu, 01 Jan 2099 00:00:00 GMT"),
-    "400": busy(400),
-    "portal": instead(PORTAL, HTML),
-    "empty": instead(b"", HTML),
-    "another project": instead(OTHER, JSON_V1),
-    "truncated json": instead(OTHER[:50], JSON_V1),
-    "json of another kind": instead(b"[]", JSON_V1),
-    "binary": instead(OTHER, "application/octet-stream"),
-    "another version": instead(OTHER.replace(b"1.1", b"2.0"), JSON_V1),
-    "no gzip": Answer(headers={"Content-Encoding": "gzip"}, body=b"not gzip"),
-    "cut": cut(20),
-    "reset": reset_at_once,
-    "nothing": hang_up,
-    "206 unasked": Answer(status=206),
-    "redirect loop": lambda exchange: redirect(exchange.seen.path)(exchange),
-    "two lengths": Answer(extra=(("Content-Length", "5"),)),
-    "more than declared": Answer(declared=20),
-    "less than declared": Answer(declared=100_000, stop_after=50),
-}
-
-
-@pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_upstream_and_a_stored_page(here: World, fault: str) -> None:
-    """The last good page survives and is served; once the upstream is well again, so is the page."""
-    name, first = stored(here, Answer(headers=LONG_STALE, without=("ETag", "Last-Modified")))
-    here.script(name, BROKEN[fault])
-    got = here.page(name)
-    assert (got.status, got.body, got.headers["etag"]) == (200, first.body, first.headers["etag"])
-    assert fell_back(got), got.headers["cache-status"]
-    assert len(here.page_requests(name)) > 1
-    here.script(name, Answer(headers=STALE))
-    made = here.publish(wheel(name, "2.0"))
-    eventually(lambda: made.filename.encode() in here.page(name).body, "the new page is served")
-
-
-@pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_upstream_and_nothing_stored(here: World, fault: str) -> None:
-    """502, or 503 with a small Retry-After; never 404, which uv takes for an answer, never 504 or 429."""
-    name = project(here, BROKEN[fault])
-    got = here.page(name)
-    assert got.status in (502, 503)
-    assert got.headers["content-type"] == "application/problem+json"
-    assert 1 <= int(got.headers.get("retry-after", "1" if got.status == 502 else "0")) <= 10
-    here.script(name)
-    eventually(lambda: here.page(name).status == 200, "the page is served")
-
-
-@pytest.mark.parametrize("status", [401, 403, 407])
-def test_access_refused(here: World, status: int) -> None:
-    """502 with and without a stored page: a refusal is an answer, and no proof that a project is missing."""
-    refused = Answer(status=status, body=b"canary", headers={"WWW-Authenticate": 'Basic realm="canary"'})
-    name, _ = stored(here, Answer(headers=STALE), refused)
-    for got in (here.page(name), here.page(project(here, refused))):
-        assert got.status == 502
-        assert "canary" not in f"{got.headers}{got.body!r}"
-
-
-def test_an_upstream_that_is_gone(tmp_path: Path) -> None:
-    """Stopped: what is stored is served, what is not is 503; and all is well when it is back."""
-    with world(tmp_path, SETTINGS) as here:
-        name, first = stored(here, Answer(headers=LONG_STALE))
-        cold = fresh_name("cold")
-        here.publish(wheel(cold))
-        here.upstream.stop()
-        got, missing = here.page(name), here.page(cold)
-        assert (got.status, got.body) == (200, first.body)
-        assert fell_back(got), got.headers["cache-status"]
-        assert (missing.status, 1 <= int(missing.headers["retry-after"]) <= 10) == (503, True)
-        here.upstream.start()
-        eventually(lambda: here.page(cold).status == 200, "the page is served")
-        eventually(lambda: "fwd-status=304" in status_of(here.page(name)), "the page is revalidated")
-
-
-def test_a_slow_upstream_and_a_stored_page(here: World) -> None:
-    """The last good page after about ``stale_after``; the one fetch goes on behind and is taken."""
-    gate = Gate()
-    name, first = stored(here, Answer(headers=LONG_STALE), Answer(held=gate))
-    made = here.publish(wheel(name, "2.0"))
-    began = time.monotonic()
-    got = here.page(name)
-    assert STALE_AFTER * 0.9 < time.monotonic() - began < STALE_AFTER + 2
-    assert (got.status, got.body) == (200, first.body)
-    assert status_of(got) == {"hit", 'detail="upstream is slow"'}
-    assert fell_back(got), got.headers["cache-status"]
-    gate.open()
-    here.upstream.wait_for(lambda log: all(each.done for each in log if each.path == f"/simple/{name}/"))
-    eventually(lambda: made.filename.encode() in here.page(name).body, "the new page is served")
-    assert len(here.page_requests(name)) == 2
-
-
-def test_a_slow_upstream_and_nothing_stored(here: World) -> None:
-    """503 after ``first_byte_timeout``; what comes later is kept, and asked for once."""
-    gate = Gate()
-    name = project(here, Answer(held=gate))
-    began = time.monotonic()
-    got = here.page(name)
-    assert FIRST_BYTE * 0.9 < time.monotonic() - began < FIRST_BYTE + 2
-    assert (got.status, 1 <= int(got.headers["retry-after"]) <= 10) == (503, True)
-    gate.open()
-    assert here.page(name).status == 200
-    assert len(here.page_requests(name)) == 1
 
 
 @pytest.mark.parametrize("directive", ["must-revalidate", "no-cache", "s-maxage=0"])

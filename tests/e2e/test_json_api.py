@@ -483,6 +483,20 @@ def test_an_older_document_never_follows_a_newer_one(here: World) -> None:
     assert (got.body, got.hit) == (first.body, True)
 
 
+def test_a_document_that_was_missing_does_not_come_back_older(here: World) -> None:
+    """Who asks anew while a 404 is remembered may meet a mirror that lags: the newer document stays."""
+    name = project(here)
+    behind = saying(told(here, name), {"X-PyPI-Last-Serial": "1", "ETag": '"old"', **STALE})
+    here.upstream.script(f"/pypi/{name}/json", Answer(headers=STALE), Answer(status=404))
+    here.publish(wheel(name, "7.0"))
+    first = document(here, name)
+    assert document(here, name).status == 404
+    here.upstream.script(f"/pypi/{name}/json", behind)
+    anew = {"Cache-Control": "no-cache"}
+    eventually(lambda: document(here, name, anew).status == 200, "the 404 is forgotten")
+    assert document(here, name, anew).body == first.body
+
+
 def test_a_restart_and_no_upstream(upstream: Upstream, start_proxy: Callable[..., ProxyServer], tmp_path: Path) -> None:
     """Documents outlive the process; offline they are served however old, and what is not here is 503."""
     made: Distribution = wheel("six")

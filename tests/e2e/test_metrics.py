@@ -471,8 +471,13 @@ def test_dashboard_and_alerts_use_only_what_there_is(here: World) -> None:
 UNUSED = {
     "pipcacheproxy_collapsed_requests_total",  # saved_bytes has them
     "pipcacheproxy_cut_responses_total",  # so have the reasons
+    "pipcacheproxy_damaged_total",  # the log names each
     "pipcacheproxy_evictions_total",  # their bytes are shown
     "pipcacheproxy_removed_files_total",  # so here
     "pipcacheproxy_memory_table_entries",  # and here
+    "pipcacheproxy_tasks",  # the connections are, of which each is one
     "pipcacheproxy_start_time_seconds",  # process_start_time_seconds where there is no /proc
+    "pipcacheproxy_verified_bodies_total",  # work that is done beside
+    "pipcacheproxy_verified_bytes_total",
+    "pipcacheproxy_verified_time_seconds",
 }

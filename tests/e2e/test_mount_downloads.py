@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import gzip
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from tests.e2e.test_stampede import said
-from tests.harness import hashing_client
 from tests.harness.admin import ask
 from tests.harness.behaviours import Answer, Behaviour, Raw, busy, cut, hang_up, polite, redirect
 from tests.harness.bodies import Body, Generated, sha256_of
 from tests.harness.exchange import Gate, Seen
 from tests.harness.fetch import Fetched, fetch
+from tests.harness.hashing import hashing, said
 from tests.harness.packages import blob
 from tests.harness.server import ProxyServer
 from tests.harness.trees import Tree, kept
@@ -145,17 +141,10 @@ def test_twenty_clients_and_a_large_file(upstream: Upstream, start_proxy: StartP
     proxy = start_proxy(upstream, mounts={"tree": f"{upstream.origin}/tree/"})
     assert fetch(f"{proxy.url}/healthz").status == 200
     before = proxy.rss()
-    assert hashing_client.__file__ is not None
-    command = [sys.executable, hashing_client.__file__, proxy.host, str(proxy.port), "/raw/tree/big.bin"]
-    with ExitStack() as running:
-        clients = []
-        for _ in range(CLIENTS):
-            clients.append(running.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)))
-            running.callback(clients[-1].kill)
-        assert [said(client) for client in clients] == ["started"] * CLIENTS
+    with hashing(proxy.host, proxy.port, "/raw/tree/big.bin", CLIENTS) as clients:
+        assert said(clients) == "started"
         gate.open()
-        assert [said(client) for client in clients] == [sha256_of(body)] * CLIENTS
-        assert [client.wait(60) for client in clients] == [0] * CLIENTS
+        assert clients.communicate()[0].split() == [sha256_of(body)] * CLIENTS
     assert upstream.count("GET", "/tree/big.bin") == 1
     assert proxy.peak_rss() - before < 64 * MIB
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution, blob, wheel
+from tests.harness.reader import Reader
 from tests.harness.waiting import eventually
 from tests.harness.world import PATIENCE, World, fresh_name, world
 
@@ -102,29 +101,6 @@ def held(running: Callable[..., Future[Fetched]], gate: Gate, ask: Callable[[], 
     return asked
 
 
-class Reader:
-    """A client that has read the head of a body and no more than its buffer takes."""
-
-    def __init__(self, place: Place, path: str) -> None:
-        self._connection = socket.socket()
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
-        self._connection.settimeout(PATIENCE)
-        self._connection.connect((place.proxy.host, place.proxy.port))
-        self._connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        self._begun = b""
-        while b"\r\n\r\n" not in self._begun:
-            self._begun += self._connection.recv(KIB)
-        assert self._begun.startswith(b"HTTP/1.1 200 ")
-
-    def rest(self) -> str:
-        """Reads to the end; the body's sha256."""
-        with self._connection:
-            digest = hashlib.sha256(self._begun.partition(b"\r\n\r\n")[2])
-            while piece := self._connection.recv(64 * KIB):
-                digest.update(piece)
-            return digest.hexdigest()
-
-
 def stalled(place: Place, size: int = MIB) -> tuple[Distribution, Gate]:
     """A file whose upstream stops in the middle, the first time it is asked; its page is known."""
     file, gate = place.publish(blob(fresh_name(), size=size)), Gate()
@@ -183,21 +159,6 @@ def test_a_range_of_what_was_begun_before_a_purge_is_not_shown(place: Place) -> 
     assert len(place.file_requests(file)) == 2
     gate.open()
     assert follower.rest() == file.sha256
-
-
-def test_readers_of_a_stored_file_outlive_its_removal(place: Place) -> None:
-    """They have read its beginning from the store when it goes; the next request fetches it again, once."""
-    file = place.publish(blob(fresh_name(), size=12 * MIB))
-    assert place.page(file.project).status == 200
-    assert place.file(file).sha256 == file.sha256
-    place.is_kept(file)
-    with ThreadPoolExecutor(READERS) as pool:
-        readers = list(pool.map(lambda _: Reader(place, place.path_of(file)), range(READERS)))
-        assert place.remove(file) == [file.filename]
-        assert not place.kept(file)
-        assert [*pool.map(Reader.rest, readers)] == [file.sha256] * READERS
-    assert place.file(file).sha256 == file.sha256
-    assert len(place.file_requests(file)) == 2
 
 
 def test_removing_one_project_leaves_others_alone(place: Place) -> None:

@@ -18,6 +18,7 @@ from tests.harness.exchange import Exchange, Gate
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution, blob, wheel
+from tests.harness.scrape import parsed
 from tests.harness.server import Settings
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
@@ -338,3 +339,26 @@ def test_a_big_page_does_not_stop_the_others(here: World) -> None:
     head = here.get(path, method="HEAD")
     assert (head.status, head.headers["content-length"]) == (200, "7")
     assert len(here.page_requests(name)) == 1
+
+
+def test_who_leaves_casts_no_doubt_on_a_file(here: World) -> None:
+    """A cut connection says nothing of the disk: the file is not read again, and a crowd of leavers does not make it a
+    damaged one (after three doubts it was removed)."""
+    file = here.publish(blob(fresh_name(), size=8 * MIB))
+    path = here.path_of(file)
+    assert right(here.file(file), file)
+    eventually(lambda: here.get(path, method="HEAD").hit, "it is kept")
+    assert right(here.file(file), file)
+
+    def verified() -> float:
+        answer = here.get("/metrics")
+        return parsed(answer.body.decode(), answer.headers["content-type"]).sum("pipcacheproxy_verified_bodies_total")
+
+    before, lines = verified(), len(here.proxy.requests(path))
+    for _ in range(5):
+        with here.connect() as connection:
+            connection.sendall(get(path))
+            assert connection.recv(1000)
+    here.proxy.wait_for_log(lambda _: len([each for each in here.proxy.requests(path)[lines:] if each["aborted"]]) == 5)
+    assert right(here.file(file), file)
+    assert verified() == before

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import sqlite3
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,11 @@ from typing import Any
 import pytest
 
 from tests.harness.behaviours import Answer, busy, redirect
-from tests.harness.exchange import Gate
-from tests.harness.fetch import Fetched, fetch
+from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
-from tests.harness.packages import Distribution, blob, wheel
+from tests.harness.packages import Distribution, wheel
 from tests.harness.waiting import eventually
-from tests.harness.world import HTML, World, fresh_name, heard, listen, world
+from tests.harness.world import HTML, World, fresh_name, listen, world
 
 MIB = 1024 * 1024
 CANARY = "canary5f2e"
@@ -328,86 +323,6 @@ def test_a_restart_serves_from_disk(tmp_path: Path) -> None:
             (each.body, each.headers["etag"]) for each in first
         ]
         assert again[2].sha256 == file.sha256
-
-
-def refuses(here: World) -> bool:
-    """Whether nobody listens any more."""
-    try:
-        here.connect().close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_drains(tmp_path: Path, number: signal.Signals) -> None:
-    """A download under way ends as it should, new clients are refused, idle ones closed; exit 0, the file is kept."""
-    with world(tmp_path) as here:
-        file = here.publish(blob("big", size=2 * MIB))
-        gate, begun = Gate(), threading.Event()
-        here.script_file(file, Answer(stall_after=MIB, gate=gate))
-        here.page("big")
-
-        def begin(_: int) -> None:
-            begun.set()
-
-        with here.connect() as idle, ThreadPoolExecutor(1) as pool:
-            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert heard(idle.recv(65536), False).status == 200
-            job = pool.submit(fetch, f"{here.proxy.url}{here.path_of(file)}", progress=begin)
-            assert begun.wait(20)
-            here.proxy.signal(number)
-            eventually(lambda: refuses(here), "new connections are refused")
-            assert listen(idle).data == b""
-            assert here.proxy.process.poll() is None
-            gate.open()
-            got = job.result()
-        assert (got.complete, got.sha256) == (True, file.sha256)
-        assert here.proxy.process.wait(10) == 0
-        here.proxy.kill()
-        here.proxy.start()
-        assert here.file(file).hit
-        assert here.proxy.spooled() == []
-
-
-def test_the_end_cuts_after_the_drain(tmp_path: Path) -> None:
-    """What still runs after ``drain`` is reset, so that nobody takes a part for the whole; the exit code is 0."""
-    with world(tmp_path, {"server": {"drain": "1s"}}) as here:
-        file = here.publish(blob("big", size=2 * MIB))
-        gate = Gate()
-        here.script_file(file, Answer(stall_after=MIB, gate=gate))
-        here.page("big")
-        with here.connect() as connection:
-            connection.sendall(f"GET {here.path_of(file)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            begun = connection.recv(1000)
-            began = time.monotonic()
-            here.proxy.signal(signal.SIGTERM)
-            got = listen(connection, begun)
-            assert got.reset
-            assert len(got.body) < file.size
-            assert here.proxy.process.wait(10) == 0
-            assert 0.9 < time.monotonic() - began < 4
-        gate.open()
-        here.proxy.kill()
-        here.proxy.start()
-        assert here.proxy.spooled() == []
-        here.script_file(file)
-        assert here.file(file).sha256 == file.sha256
-
-
-def test_the_end_while_the_upstream_rests(tmp_path: Path) -> None:
-    """A client that waits for a page when the time is up is cut too; nothing keeps the process."""
-    with world(tmp_path, {"server": {"drain": "0.3s"}}) as here:
-        gate = Gate()
-        here.publish(wheel("slow"))
-        here.script("slow", Answer(held=gate))
-        with here.connect() as connection:
-            connection.sendall(b"GET /simple/slow/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert gate.reached.wait(20)
-            assert here.proxy.terminate(timeout=10) == 0
-            got = listen(connection)
-            assert got.status in (0, 503)
-        gate.open()
 
 
 def test_a_bad_day_leaves_no_trace_in_the_log(here: World) -> None:

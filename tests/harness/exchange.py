@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http import HTTPStatus
@@ -93,6 +93,7 @@ class Exchange:
         polite: Reply,
         stopping: threading.Event,
         changed: threading.Condition,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.connection = connection
         self.seen = seen
@@ -100,6 +101,7 @@ class Exchange:
         self.stopping = stopping
         self.ending: Ending = "keep"
         self._changed = changed
+        self._now = now
 
     def send(self, data: bytes) -> None:
         """Raw bytes, uncounted. Raises OSError when the client is gone."""
@@ -108,7 +110,7 @@ class Exchange:
     def head(self, reply: Reply, framing: Framing = "length", declared: int | None = None) -> None:
         """The status line and the header section, with Date and the framing the caller wants."""
         status = HTTPStatus(reply.status)
-        fields = [("Date", formatdate(usegmt=True)), *reply.headers]
+        fields = [("Date", formatdate(self._now(), usegmt=True)), *reply.headers]
         if framing == "chunked":
             fields.append(("Transfer-Encoding", "chunked"))
         elif framing == "length" and reply.status not in (204, 304):

@@ -1,9 +1,10 @@
-"""A network of one machine: namespaces in which ``proxy.example.com`` is an address that is not loopback."""
+"""A network of one machine: namespaces with addresses of their own, and with the names that a test gives them."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +18,9 @@ _SPACES = {"user": "user", "net": "net", "mount": "mnt"}
 _MAKE = """
 set -e
 ip link set lo up
-ip address add "$1/15" dev lo
-mount --bind "$2" /etc/hosts
+cd "$1" && shift
+for file in *; do mount --bind "$file" "/etc/$file"; done
+for address; do ip address add "$address" dev lo; done
 echo ready
 exec cat
 """
@@ -26,10 +28,15 @@ exec cat
 
 class Lan:
     """A context manager. What is run with its ``prefix`` before the command is in there: it reaches nothing else, and
-    may listen on any port. It sees this machine's files, but for /etc/hosts."""
+    may listen on any port. It sees this machine's files, but for /etc/hosts and those of ``etc`` (names below /etc,
+    which must be there, and what they hold). ``addresses`` ("10.9.8.7/32") are its own besides loopback."""
 
-    def __init__(self, directory: Path) -> None:
-        self._hosts = directory / "hosts"
+    def __init__(
+        self, directory: Path, *, addresses: Sequence[str] = (f"{ADDRESS}/15",), etc: Mapping[str, str] | None = None
+    ) -> None:
+        self._etc = directory / "etc"
+        self._addresses = addresses
+        self._files = {"hosts": f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n", **(etc or {})}
         self._holder: subprocess.Popen[str] | None = None
 
     @staticmethod
@@ -42,9 +49,11 @@ class Lan:
         return None if tried.returncode == 0 else f"no namespaces: {tried.stderr.strip()}"
 
     def __enter__(self) -> Self:
-        self._hosts.write_text(f"127.0.0.1 localhost\n{ADDRESS} {NAME}\n")
+        self._etc.mkdir()
+        for name, text in self._files.items():
+            (self._etc / name).write_text(text)
         self._holder = subprocess.Popen(
-            ["unshare", "-Urnm", "sh", "-c", _MAKE, "sh", ADDRESS, str(self._hosts)],
+            ["unshare", "-Urnm", "sh", "-c", _MAKE, "sh", str(self._etc), *self._addresses],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

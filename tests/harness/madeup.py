@@ -1,9 +1,9 @@
 """Requests for the admin API that a machine makes up from its OpenAPI document: a program of its own, for it computes.
 
-    python -m tests.harness.madeup URL TOKEN WARM...
+    python -m tests.harness.madeup URL TOKEN TIMES WARM...
 
-WARM are URLs that fill the cache. It prints how many cases it sent, and fails at the first answer that the document
-does not have, or that is a fault of the server's.
+TIMES multiplies the number of cases; WARM are URLs that fill the cache. It prints how many cases it sent,
+and fails at the first answer that the document does not have, or that is a fault of the server's.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ REFILL = 50
 """Cases until the cache is filled again, which some of them empty."""
 
 
-def main(url: str, token: str, *warm: str) -> int:
+def main(url: str, token: str, times: str, *warm: str) -> int:
     """All cases, one after the other."""
+    cases = {label: tuple(int(number * float(times)) for number in numbers) for label, numbers in CASES.items()}
     headers = {"Authorization": f"Bearer {token}"}
     schema = schemathesis.openapi.from_url(f"{url}/admin/openapi.json", headers=headers)
     found: list[Any] = [each.ok() for each in schema.get_all_operations()]  # type: ignore[union-attr]
@@ -58,9 +59,9 @@ def main(url: str, token: str, *warm: str) -> int:
         session.trust_env = False  # no forward proxy of the environment
         session.headers.update(headers)
         for operation in found:
-            for mode, number in zip(MODES, CASES[operation.label], strict=True):
+            for mode, number in zip(MODES, cases[operation.label], strict=True):
                 _send(operation, mode, number, session, warm)
-    print(sum(map(sum, CASES.values())))
+    print(sum(map(sum, cases.values())))
     return 0
 
 

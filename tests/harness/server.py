@@ -225,7 +225,7 @@ class ProxyServer:
     def _spawned(self, words: Sequence[str]) -> subprocess.Popen[str] | Forked:
         environment = clean_environment(self.environment)
         # What is for the interpreter or its libraries is read when these start, and not again.
-        own = all(name.startswith("PIPCACHEPROXY_") for name in self.environment)
+        own = all(name.startswith(("PIPCACHEPROXY_", "FAILPOINT")) for name in self.environment)
         if own and not self.fresh and not self.prefix and self.clock is None:
             return Forked(words, cwd=ROOT, env=environment)
         command = ["proxy"] if self.clock is None else ["tests.harness.clocked", str(self.clock.path)]

@@ -10,6 +10,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -85,6 +86,10 @@ class Upstream:
         self.index = Index() if index is None else index
         self.index.distributions = [*self.index.distributions, *distributions]
         self.connections = 0
+        self.default: Behaviour = polite
+        """What paths without a script get."""
+        self.now: Callable[[], float] = time.time
+        """What its Date says, in seconds since the epoch."""
         self._site = Port(address, lambda connection: self._converse(connection, self._site))
         self._files = Port(address, lambda connection: self._converse(connection, self._files))
         self._scripts: dict[str, deque[Behaviour]] = {}
@@ -195,6 +200,7 @@ class Upstream:
                 polite=self.index.reply(seen),
                 stopping=self._stopping,
                 changed=self._changed,
+                now=self.now,
             )
             try:
                 behaviour(exchange)
@@ -209,5 +215,5 @@ class Upstream:
     def _behaviour(self, path: str) -> Behaviour:
         scripted = self._scripts.get(path)
         if scripted is None:
-            return polite
+            return self.default
         return scripted[0] if len(scripted) == 1 else scripted.popleft()

@@ -7,6 +7,7 @@ import argparse
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from tests.promises.promise import Size, promises, told
@@ -25,7 +26,8 @@ def main() -> int:
     print("promise | goal | measured | verdict")
     for each in chosen:
         since = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="promise") as directory:
+        # What servers said is printed at their end: it is no part of the table.
+        with tempfile.TemporaryDirectory(prefix="promise") as directory, redirect_stdout(sys.stderr):
             measured = each.measure(size, Path(directory))
         print(f"{told(each.PROMISE, measured)} ({time.monotonic() - since:.0f} s)", flush=True)
         broken += bool(measured.shortfalls)

@@ -90,6 +90,9 @@ def test_let_in(method: str, target: str, version: tuple[int, int]) -> None:
         "/files/main/example.com/ä.whl",
         "/files/main/example.com/\udc80.whl",
         "/simple/\u2028/",
+        "/simple/six?format=\udc80",
+        "/simple/six/?\x7f",
+        "/admin/cache/list?ä",
     ],
 )
 def test_paths_refused(target: str) -> None:

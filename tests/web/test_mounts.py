@@ -376,6 +376,63 @@ async def test_a_client_that_pauses(server: Server) -> None:
         assert "Connection: close" in head
 
 
+async def _dripped(line: Line) -> list[str]:
+    """A large body, a byte at a time, until it is answered."""
+
+    async def drip() -> None:
+        while True:
+            line.writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    line.say("POST /raw/m/a", ["Content-Length: 100000"])
+    dripping = asyncio.create_task(drip())
+    try:
+        return await line.head()
+    finally:
+        dripping.cancel()
+
+
+async def test_a_client_that_drips(server: Server) -> None:
+    """Each byte comes soon enough, and all of them never: others wait for the connection to the upstream that it
+    holds."""
+    server.stall = 0.3
+    async with Line(server.port) as line:
+        assert (await _dripped(line))[0] == "HTTP/1.1 408 Request Timeout"
+
+
+async def test_a_client_that_drips_while_it_waits_for_its_turn(server: Server) -> None:
+    """By then it has had its time: it does not get as much again."""
+    server.stall = 0.3
+    asked: list[float] = []
+
+    async def room(request: Request, upload: Upload | None) -> Answer:
+        assert upload is not None
+        await asyncio.sleep(2 * server.stall)
+        asked.append(asyncio.get_running_loop().time())
+        async for _ in upload.chunks:
+            asked.append(asyncio.get_running_loop().time())
+        return answered()
+
+    server.room = room
+    async with Line(server.port) as line:
+        assert (await _dripped(line))[0] == "HTTP/1.1 408 Request Timeout"
+    assert len(asked) == 1
+
+
+async def test_a_small_upload_that_waited_for_its_turn(server: Server) -> None:
+    """All of it is here, however little that is."""
+    server.stall = 0.3
+
+    async def room(request: Request, upload: Upload | None) -> Answer:
+        await asyncio.sleep(2 * server.stall)
+        return await echo(request, upload)
+
+    server.room = room
+    async with Line(server.port) as line:
+        line.say("POST /raw/m/a", ["Content-Length: 5"], b"12345")
+        assert (await line.head())[0] == "HTTP/1.1 200 OK"
+
+
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue", " 100-continue "])
 async def test_leave_is_given_when_the_body_is_wanted(server: Server, expect: str) -> None:
     """RFC 9110 §10.1.1: 100 (Continue) when the room asks for the first piece, and not before."""
