@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
+from weakref import WeakValueDictionary
 
 from proxy.asking import Asking, Received
 from proxy.breaker import PROBE_EVERY
@@ -82,6 +83,7 @@ class Lookups:
         self._limits = limits
         self._clock = clock
         self._flights: Flights[Fetched] = Flights(waiters=limits.waiters)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._negatives: OrderedDict[str, Entry] = OrderedDict()
         self._futile = Futile(rules=rules, probe_every=limits.probe_every, clock=clock)
 
@@ -126,7 +128,23 @@ class Lookups:
         # A page without its listing or its base is no use when it only proves unchanged: then it is asked for whole.
         manifest = None if whole else await self._manifests.of(target.index, target.project)
         base = None if manifest is None or entry is None else await self._base(entry)
-        outcome, received = await self._answer(target, entry, None if base is None else entry, anew)
+        answer = await self._answer(target, entry, None if base is None else entry, anew)
+        # Of two looks at a page one compares with what is stored only when the other's page is: else the older one,
+        # written last, would stay. The lock is gone with the last that holds it.
+        async with self._turns.setdefault(page_key(target.index, target.project), asyncio.Lock()):
+            return await self._concluded(target, request, entry, answer, base, manifest, since)
+
+    async def _concluded(
+        self,
+        target: PageTarget,
+        request: Request,
+        entry: Entry | None,
+        answer: tuple[Head | UpstreamFailed, Received | None],
+        base: bytes | None,
+        manifest: Manifest | None,
+        since: int,
+    ) -> Fetched:
+        outcome, received = answer
         if received is not None:
             # A look beside this one may have brought a newer page meanwhile, or the first one.
             entry = await self._whole(target) or entry

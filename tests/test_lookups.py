@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from tests.harness.behaviours import Answer
 from tests.harness.exchange import Gate
 from tests.harness.packages import wheel
 from tests.harness.upstream import Upstream
+from tests.harness.waiting import eventually
 from tests.keeping import open_store
 
 SIX = PageTarget("test", "six", BASE_UP)
@@ -184,6 +186,25 @@ async def test_unchanged_is_said_of_the_page_that_was_asked_about_alone(desk: De
     assert isinstance(late.after, Refresh)
     assert late.entry == newer.entry == await desk.lookups.known(SIX)
     assert (late.base, late.manifest) == (None, None)
+
+
+async def test_a_page_on_its_way_into_the_store_is_not_overtaken(desk: Desk) -> None:
+    """The older look compares with what is stored once that is the newer page: not while it is being written."""
+    old, gate, store_waits = await desk.kept(), Gate(), threading.Event()
+    desk.upstream.script("/simple/six/", Answer(held=gate), serial(desk, 1))
+    slow = asyncio.ensure_future(desk.look(old))
+    assert await asyncio.to_thread(gate.reached.wait, 20)
+    held_up = asyncio.ensure_future(desk.store._workers.ask("responses", lambda _: store_waits.wait(20)))
+    newer = asyncio.ensure_future(asyncio.shield(desk.lookups.fetch(SIX, ASK, old, whole=True)[0]))
+    await asyncio.to_thread(eventually, lambda: desk.conditions() == [False, True, False], "the newer one was asked for")
+    gate.open()
+    await asyncio.to_thread(time.sleep, 0.5)  # both answers are here, and wait for the store
+    store_waits.set()
+    await asyncio.gather(slow, newer, held_up)
+    kept = await desk.lookups.known(SIX)
+    assert kept is not None
+    assert kept.body == (await newer).entry.body  # type: ignore[union-attr]
+    assert await desk.store.read(BASE.key(kept)) is not None
 
 
 def serial(desk: Desk, more: int, **how: Any) -> Answer:
