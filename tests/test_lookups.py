@@ -196,7 +196,7 @@ async def test_a_page_on_its_way_into_the_store_is_not_overtaken(desk: Desk) -> 
     assert await asyncio.to_thread(gate.reached.wait, 20)
     held_up = asyncio.ensure_future(desk.store._workers.ask("responses", lambda _: store_waits.wait(20)))
     newer = asyncio.ensure_future(asyncio.shield(desk.lookups.fetch(SIX, ASK, old, whole=True)[0]))
-    await asyncio.to_thread(eventually, lambda: desk.conditions() == [False, True, False], "the newer one was asked for")
+    await asyncio.to_thread(eventually, lambda: desk.conditions() == [False, True, False], "both were asked for")
     gate.open()
     await asyncio.to_thread(time.sleep, 0.5)  # both answers are here, and wait for the store
     store_waits.set()
