@@ -471,7 +471,6 @@ def test_dashboard_and_alerts_use_only_what_there_is(here: World) -> None:
 UNUSED = {
     "pipcacheproxy_collapsed_requests_total",  # saved_bytes has them
     "pipcacheproxy_cut_responses_total",  # so have the reasons
-    "pipcacheproxy_damaged_total",  # the log names each
     "pipcacheproxy_evictions_total",  # their bytes are shown
     "pipcacheproxy_removed_files_total",  # so here
     "pipcacheproxy_memory_table_entries",  # and here
