@@ -111,17 +111,16 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
 
 
 def _make_parents(target: Path) -> None:
-    # Another thread may remove the outer directory, which is shared and was empty, between our two steps:
-    #   here: mkdir aa   there: unlink aa/1/x, rmdir aa/1, rmdir aa   here: mkdir aa/2 -> ENOENT, so again.
-    for _ in range(100):
-        make_directory(target.parent.parent)
+    # Another thread may remove the outer directory, which is shared and was empty, between any two of our steps:
+    #   here: mkdir aa   there: unlink aa/1/x, rmdir aa/1, rmdir aa   here: chmod aa, mkdir aa/2 -> ENOENT, so again.
+    for left in reversed(range(100)):
         try:
-            target.parent.mkdir(mode=0o700)
+            make_directory(target.parent.parent)
+            make_directory(target.parent)
+            return
         except FileNotFoundError:
-            continue
-        target.parent.chmod(0o700)
-        return
-    raise StoreFailed("the directory of a file cannot be made")
+            if not left:
+                raise
 
 
 def remove_files(room: Path, filenames: Iterable[str]) -> int:

@@ -8,14 +8,18 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from proxy.bodies import discard_spool, open_spool, place, remove_files
 from proxy.directory import ROOMS
 from proxy.errors import OwnedElsewhere, StoreFailed
 from proxy.store import Row, Store
@@ -175,6 +179,31 @@ async def test_strays_of_every_kind_are_swept(tmp_path: Path) -> None:
     assert (tmp_path / "outside").exists()
     assert sum(1 for path in (cache / "wheels").glob("??/*")) == 300
     await store.close()
+
+
+def test_a_directory_that_others_remove_all_the_time(tmp_path: Path) -> None:
+    """What is removed takes the empty directory with it that the next body is about to lie in: it is made again."""
+    room, over = tmp_path / "wheels", threading.Event()
+    room.mkdir()
+
+    def remove() -> None:
+        while not over.wait(random.uniform(0, 0.0002)):
+            with suppress(OSError):
+                os.rmdir(room / "aa")
+
+    with ThreadPoolExecutor(1) as other:
+        removing = other.submit(remove)
+        try:
+            for number in range(500):
+                spool = open_spool(tmp_path)
+                filename = f"aa/{number:016x}/{NAME}"
+                place(room, filename, spool.path, spool.fd, 0)
+                discard_spool(spool)
+                assert (room / filename).exists()
+                remove_files(room, [filename])
+        finally:
+            over.set()
+        removing.result()
 
 
 async def test_rows_without_their_body_are_swept(tmp_path: Path) -> None:

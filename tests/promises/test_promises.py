@@ -22,7 +22,7 @@ def _promised(kept: Kept) -> ParameterSet:
     return pytest.param(kept, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("kept", map(_promised, promises()))
+@pytest.mark.parametrize("kept", [_promised(each) for each in promises()])
 def test_promise(kept: Kept, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """What was measured reaches the goal."""
     measured = kept.measure("ci", tmp_path)

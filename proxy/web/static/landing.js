@@ -1,5 +1,6 @@
 "use strict";
 const said = document.querySelector("[role=status]");
+let last;
 
 // Only pages that came by https, or from this machine, have navigator.clipboard; the older way works everywhere.
 async function copy(code) {
@@ -30,13 +31,15 @@ for (const button of document.querySelectorAll("button")) {
     const done = await copy(button.parentElement.querySelector("code"));
     label.data = done ? "Copied" : "Press Ctrl+C";
     button.classList.toggle("done", done);
+    last = button;
     said.textContent = "";
     said.textContent = done ? "Copied" : "Selected: press Ctrl+C to copy";
     clearTimeout(back);
     back = setTimeout(() => {
       label.data = "Copy";
       button.classList.remove("done");
-      said.textContent = "";
+      // What is said of another one by now stays.
+      if (last === button) said.textContent = "";
     }, 2500);
   });
 }
