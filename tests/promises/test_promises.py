@@ -13,7 +13,7 @@ from tests.promises.promise import Kept, promises, told
 pytestmark = pytest.mark.slow
 
 # What is not kept each time yet. It runs, and the table says what came of it.
-NOT_YET = {"G17": "now and then an older page is seen after a restart"}
+NOT_YET = {"G17": "now and then an older page is seen around a removal, and memory is not judged yet"}
 
 
 def _promised(kept: Kept) -> ParameterSet:
