@@ -139,7 +139,9 @@ class Fills:
 
     def doubted(self, key: str) -> bool:
         """Whether the last body of that key was wrong: the page may tell of another one by now."""
-        return key in self._mismatches
+        fill = self._fills.get(key)
+        # Its clients know of its failure before its task has ended.
+        return key in self._mismatches or (fill is not None and isinstance(fill.failure, WrongBody))
 
     async def close(self) -> None:
         """Cancel what is under way; followers are cut, spools are dropped. A body that is whole may still be kept:
