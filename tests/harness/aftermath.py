@@ -143,12 +143,12 @@ def _descriptors(pid: int) -> tuple[int, set[str]]:
 
 def _connections(pid: int, port: int, sockets: set[str]) -> tuple[int, int]:
     """Which of these sockets are TCP connections: to the server's own port, and from it to others'."""
-    clients = upstreams = 0
+    clients, upstreams = set[str](), set[str]()  # the tables are no snapshots: one connection may be there twice
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
             local, state, inode = words[1], words[3], words[9]
             if inode in sockets and state not in (_LISTEN, _TIME_WAIT):
                 own = int(local.rpartition(":")[2], 16) == port
-                clients, upstreams = clients + own, upstreams + (not own)
-    return clients, upstreams
+                (clients if own else upstreams).add(inode)
+    return len(clients), len(upstreams)
