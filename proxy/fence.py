@@ -15,6 +15,10 @@ moment later, so its mark is one from before that removal:
     loop:    raised     mark   read a head ... 304     write that head
     thread:                                       scan                 refused, or: a head without its body
 
+Nor is a page found any more from the moment its removal begins: it may take seconds to come to that row, and who asked
+in between would be given an older page than somebody who was just given a new one, which could not be kept. A file is
+the same file until it is gone.
+
 What an unsafe method changed goes in the same way (RFC 9111 §4.4), one URL of a mount at a time. Of these there may be
 many, so they have a memory of their own, which is looked into by that URL.
 """
@@ -25,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from proxy.core.mounted import rest_of
+from proxy.core.mounted import rest_of, tag_of_mount
 from proxy.core.patterns import Kind, Selection, kind_of
 from proxy.core.urls import METADATA_SUFFIX, file_name
 from proxy.directory import RoomName
@@ -102,6 +106,13 @@ class Fence:
         late = (each for number, each in past if number > since)
         return since < self._doubted or any(each.covers(kind, index, project, filename) for each in late)
 
+    def removing(self, room: RoomName, key: str) -> bool:
+        """Whether a removal that covers such a row goes on now. Of files it is not asked: there it says no."""
+        if not self._under_way or room == "wheels":
+            return False
+        named = page_named(key) if room == "responses" else name_of(room, key, tag_of_mount(page_named(key)[1]), "")
+        return any(each.covers(*named) for number, each in self._past if number in self._under_way)
+
     def check(self, since: int | None, named: Named) -> None:
         """Raise Forgotten when that was removed after the mark; None is not checked."""
         if since is not None and self.hides(since, *named):
@@ -120,8 +131,8 @@ class Fence:
 
 def page_named(key: str) -> Named:
     """What a page, a listing, a document or a project list of that key is called."""
-    _, index, *rest = key.split("|")
-    return "response", index, rest[0] if rest else "", None
+    _, index, project, *_ = (*key.split("|"), "", "")
+    return "response", index, project, None
 
 
 def name_of(room: RoomName, key: str, tag: str, filename: str) -> Named:

@@ -20,7 +20,7 @@ class Onlooker(Store):
     def __init__(self, store: Store) -> None:
         vars(self).update(vars(store))
         # Times of use are collected there, and these are never written.
-        self._rows = Rows(self._table, self._workers)
+        self._rows = Rows(self._table, self._workers, self.fence)
 
     async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None) -> None:
         """Nothing."""

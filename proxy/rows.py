@@ -13,6 +13,7 @@ from proxy.core.messages import Entry
 from proxy.directory import ROOMS, RoomName
 from proxy.entries import MARK, dump_entry, load_entry
 from proxy.errors import StoreFailed
+from proxy.fence import Fence
 from proxy.memory import FileRow, Table, Value
 from proxy.room import STEP, Room
 from proxy.workers import Workers
@@ -26,25 +27,28 @@ FLUSH_EVERY = 30.0
 class Rows:
     """Looks rows up and notes that they were used. Every coroutine raises StoreFailed, nothing else."""
 
-    def __init__(self, table: Table, workers: Workers) -> None:
+    def __init__(self, table: Table, workers: Workers, fence: Fence) -> None:
         self._table = table
+        self._fence = fence
         self._workers = workers
         self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
         self._writing: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
 
     def peek(self, room: RoomName, key: str) -> Value | None:
-        """The row if it is in memory."""
+        """The row if it is in memory, and is not being removed."""
         item = self._table.get(room, key)
-        if item is None:
+        if item is None or self._fence.removing(room, key):
             return None
         self._used[room][key] = time.time()
         return item.value
 
     async def value(self, room: RoomName, key: str) -> Value | None:
-        """The row, None when there is none."""
+        """The row, None when there is none, or none any more in a moment."""
         value = self.peek(room, key)
         if value is None:
             value = await self._workers.ask(room, partial(Room.get, key=key), writes=False)
+            if value is not None and self._fence.removing(room, key):
+                return None
             if value is not None:
                 self._used[room][key] = time.time()
         return value

@@ -81,7 +81,7 @@ class Store:
         linking = Linking()
         self._workers = Workers(self._table, ballast, lambda: self._sweeper.begin())
         self._sweeper = Sweeper(directory, linking, self._workers)
-        self._rows = Rows(self._table, self._workers)
+        self._rows = Rows(self._table, self._workers, self.fence)
         self._evictor = Evictor(directory, self._workers, ballast, limits, min_free=min_free, flush=self._rows.flush)
         self.verification = Verification(directory, self._rows, self._workers)
         self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence, self.verification)

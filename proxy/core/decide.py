@@ -26,7 +26,8 @@ ANSWERED = ("GET", "HEAD")
 """Methods that a stored answer to a GET can answer."""
 # RFC 5861 §4: "an error is any situation that would result in a 500, 502, 503, or 504".
 ERRORS = (500, 502, 503, 504)
-_MINUTES_AGO = 600.0
+# Longer than PyPI lets a page be fresh: what is looked at again is that old, and would never be asked twice.
+_LATELY = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +238,13 @@ def _as_it_is(request: Request, outcome: Head, rules: Rules, *, usable: bool) ->
 
 
 def doubtful(entry: Entry | None, outcome: Outcome, now: float) -> bool:
-    """Is it to be asked once more, without a condition? A 404 is, for a page good minutes ago (one node of many
-    that lags), and a 304 with a higher serial than that page: two share an ETag. The second answer is believed."""
+    """Is it to be asked once more, without a condition? A 404 is, for a page that was good lately (one node of
+    many that lags), and a 304 with a higher serial than that page: two share an ETag. The second answer is believed."""
     if entry is None or entry.head.status in NEGATIVE or not isinstance(outcome, Head):
         return False
     if outcome.status == 304:
         return older(entry.head, outcome)
-    return outcome.status in NEGATIVE and 0 <= now - entry.head.received_at < _MINUTES_AGO
+    return outcome.status in NEGATIVE and 0 <= now - entry.head.received_at < _LATELY
 
 
 def may_answer(request: Request, entry: Entry | None) -> bool:

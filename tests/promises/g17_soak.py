@@ -57,7 +57,7 @@ class Extent:
 
 
 EXTENTS: Mapping[Size, Extent] = {
-    "ci": Extent(45.0, 3600.0, 90, 25, 1, 48, 1_000, 16.0),
+    "ci": Extent(45.0, 3600.0, 90, 25, 1, 96, 1_000, 16.0),
     "long": Extent(1800.0, 86_400.0, 3600, 150, 2, 100, 1_000_000, 0.0),
 }
 
@@ -178,18 +178,19 @@ class Course:
 
     def _purge(self) -> None:
         self._operate("purge", {})
-        for load in self.loads:
-            load.tell("purged")
 
     def _remove(self) -> None:
         self._operate("remove", {"pattern": "soak_1-*"})
-        for load in self.loads:
-            load.tell("purged")
 
     def _operate(self, verb: str, body: Mapping[str, str]) -> None:
         headers = {"Authorization": f"Bearer {_token(self.proxy)}", "Content-Type": "application/json"}
+        for load in self.loads:
+            load.tell("purging")
+        assert all(load.said() for load in self.loads)
         got = fetch(f"{self.proxy.url}/admin/cache/{verb}", headers, "POST", body=json.dumps(body).encode())
         assert got.status == 200, got
+        for load in self.loads:
+            load.tell("purged")
         self.happened.append(verb)
 
     def _outage(self) -> None:

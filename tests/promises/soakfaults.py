@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,10 @@ FIRST_BYTE = 3.0
 """The same before the first byte."""
 SLOW = 1.2
 """Seconds that are too many for a page of which an older one is at hand."""
+APART = 10.0
+"""Real seconds between two times that the same page is missing, at least."""
+LATELY = 1800.0
+"""Seconds of the day within which a page that was asked for is surely known."""
 SLOTS = 100
 _LOGIN = b"<!DOCTYPE html><html><body><form action='/login'><a href='/help'>help</a></form></body></html>"
 _HTML = {"Content-Type": "text/html"}
@@ -135,7 +140,8 @@ class Faults:
         self.struck: Counter[str] = Counter()
         self._day = day
         self._ahead: dict[str, list[str | None]] = {kind: [] for kind in FAULTS}
-        self._missed = ""
+        self._missed: dict[str, float] = {}
+        self._good: dict[str, float] = {}
         self._chance = random.Random(17)
         self._lock = threading.Lock()
 
@@ -154,15 +160,18 @@ class Faults:
                 faults = [*FAULTS[kind], *(("older",) if kind == "page" else ())]
                 ahead += [*faults, *[None] * (SLOTS - len(faults))]
                 self._chance.shuffle(ahead)
-            chosen = ahead.pop()
+            chosen, path = ahead.pop(), exchange.seen.path
             if chosen is None:
+                self._good[path] = time.time()
                 return polite
-            # A page that is missing twice in a row is missing.
-            again = chosen == "404" and self._missed == exchange.seen.path
-            if again or (chosen not in WHATEVER and not plain):
+            # A page that is missing twice in a row is missing, and so is one that nobody has seen for hours.
+            missed = time.monotonic() - self._missed.get(path, -APART) < APART
+            unseen = kind != "file" and time.time() - self._good.get(path, 0.0) > LATELY
+            if (chosen == "404" and (missed or unseen)) or (chosen not in WHATEVER and not plain):
                 ahead.insert(self._chance.randrange(len(ahead) + 1), chosen)
                 return polite
-            self._missed = exchange.seen.path if chosen == "404" else self._missed
+            if chosen == "404":
+                self._missed[path] = time.monotonic()
             self.struck[f"{kind}: {chosen}"] += 1
         return self._older if chosen == "older" else FAULTS[kind][chosen]
 

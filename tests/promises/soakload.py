@@ -1,8 +1,8 @@
 """The clients of the long day, a process of its own: ``python -m tests.promises.soakload PLACE`` (JSON, see ``Place``).
 
 Clients of every kind ask without a rest, and look at each answer: its status, its bytes, its hash. Told ``rest`` on
-standard input they end what they do, close their connections, and say that they do; ``go``, and they go on; ``purged``:
-nothing is known to be kept. To ``tell`` they say how much they have asked so far, and at the end of the input what came
+standard input they end what they do, close their connections, and say that they do; ``go``, and they go on;
+``purging``: until ``purged`` nothing is known to be kept. To ``tell`` they say how much they have asked so far, and at the end of the input what came
 of it all, in lines of JSON.
 """
 
@@ -40,6 +40,9 @@ async def obey(visitors: Sequence[Visitor], known: Known, tally: Tally, rest: Re
                 print(tally.requests, flush=True)
             case "go":
                 rest.going.set()
+            case "purging":
+                known.purging()
+                print("true", flush=True)
             case "purged":
                 known.purged()
 

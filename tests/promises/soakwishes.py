@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import html
 import json
+import math
 import random
 import re
 import time
@@ -58,19 +59,26 @@ class Page:
 @dataclass(slots=True)
 class Known:
     """What the clients of this process have seen; ``had`` are the paths whose answers are kept. ``epoch`` is another
-    one after each purge: then an upstream's older page is as good as any."""
+    one after each purge: then an upstream's older page is as good as any. While one goes on nothing is known: NaN is
+    unlike itself."""
 
     pages: dict[tuple[int, str, str], Page] = field(default_factory=dict)
     newest: dict[int, tuple[int, float]] = field(default_factory=dict)
     had: set[str] = field(default_factory=set)
-    epoch: int = 0
+    epoch: float = 0.0
+    _purges: int = 0
 
-    def purged(self) -> None:
+    def purging(self) -> None:
         """Nothing is known to be kept."""
-        self.epoch += 1
+        self.epoch = math.nan
         self.pages.clear()
         self.newest.clear()
         self.had.clear()
+
+    def purged(self) -> None:
+        """From now on it is again."""
+        self._purges += 1
+        self.epoch = self._purges
 
 
 class Visitor:
