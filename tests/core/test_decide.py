@@ -353,7 +353,8 @@ def test_no_window_no_fallback() -> None:
     [
         (entry(5), head(404), True), (entry(599), head(410), True), (entry(0), head(404), True),
         (entry(600), head(404), True), (entry(3600), head(404), False), (entry(-1), head(404), False),
-        (None, head(404), False), (GONE, head(404), False), (STALE, head(200), False), (STALE, head(304), False), (STALE, head(503), False),
+        (None, head(404), False), (GONE, head(404), False), (STALE, head(200), False), (STALE, head(304), False),
+        (STALE, head(503), False),
         (STALE, REFUSED, False), (STALE, SLOW, False),
         (COUNTED, serial(101, 304), True), (COUNTED, serial(100, 304), False), (COUNTED, serial(99, 304), False),
         (COUNTED, head(304), False),

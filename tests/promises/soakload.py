@@ -2,8 +2,8 @@
 
 Clients of every kind ask without a rest, and look at each answer: its status, its bytes, its hash. Told ``rest`` on
 standard input they end what they do, close their connections, and say that they do; ``go``, and they go on;
-``purging``: until ``purged`` nothing is known to be kept. To ``tell`` they say how much they have asked so far, and at the end of the input what came
-of it all, in lines of JSON.
+``purging``: until ``purged`` nothing is known to be kept. To ``tell`` they say how much they have asked so far, and at
+the end of the input what came of it all, in lines of JSON.
 """
 
 from __future__ import annotations
