@@ -62,11 +62,26 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """How an answer can be given again, to the same question, without anything being looked up or made.
+
+    ``rows`` of the store are what it was made of: when one of them changes it is over. ``again`` says what it is now,
+    with a body of bytes, and until when that is so to the second (seconds since the epoch); None when the question is
+    to be decided anew. ``sound`` is asked each time: whether what it was made of still is what it was.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    again: Callable[[], tuple[Answer, float] | None]
+    sound: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A response in our words. ``stop`` is exclusive and None while the body's length is unknown.
 
     ``headers`` lacks Content-Length and Cache-Status: the first follows from ``start`` and ``stop``, the
-    second from ``cache_status``. ``raw``: its head is that of another server, and goes out as it is.
+    second from ``cache_status``. ``raw``: its head is that of another server, and goes out as it is. ``lasting``: it
+    came from memory, and can be given again.
     """
 
     status: int
@@ -77,6 +92,7 @@ class Answer:
     stop: int | None = None
     upstream_seconds: float = 0.0
     raw: bool = False
+    lasting: Lasting | None = None
 
     def close(self) -> None:
         """Release what the body holds open; a flow ends where it is sent."""

@@ -18,6 +18,7 @@ from proxy import admintoken, descriptors, log
 from proxy.address import Address, address_for, published, withdraw
 from proxy.config import Settings
 from proxy.entrance import Crowd
+from proxy.events import Repeating
 from proxy.explanations import Explanations
 from proxy.extraction import Extraction
 from proxy.files import FileLimits, Files
@@ -48,7 +49,10 @@ from proxy.web.changes import Changes
 from proxy.web.explain import Explainer
 from proxy.web.forwarded import UNIX, Front
 from proxy.web.health import health
+from proxy.web.hot import HotTier
 from proxy.web.landing import landing
+from proxy.web.lane import Lane
+from proxy.web.lane import fits as lane_fits
 from proxy.web.listener import IN_ALL, PER_ADDRESS, Listener
 from proxy.web.looks import Looks
 from proxy.web.metrics import Metrics, scraped
@@ -101,6 +105,8 @@ async def serve(settings: Settings) -> None:
             **scraped(metrics, _vitals(settings, store, gateway, upstream, lambda: _crowded(listener, crowd))),
         }
         operations |= _admin(settings, store, gateway, metrics, operations)
+        observers = (log.access_log(), metrics)
+        lane = _lane(settings, store, observers)
         door = Door(
             gateway,
             Sender(stall=settings.limits.write_stall),
@@ -109,10 +115,11 @@ async def serve(settings: Settings) -> None:
             default=settings.index[0].name,
             hosts=frozenset(settings.server.allowed_hosts),
             front=_front(settings),
-            observers=(log.access_log(), metrics.observe),
+            observers=observers,
             mounts=frozenset(mount.name for mount in settings.mount),
+            lane=lane,
         )
-        listener = _listener(settings, door)
+        listener = _listener(settings, door, lane)
         rooms.push_async_callback(listener.shutdown, _AFTER_CUT)
         sockets = Sockets()
         await sockets.open(settings.server.host, settings.server.port, settings.server.unix_socket)
@@ -242,13 +249,22 @@ def _certificate(settings: Settings) -> Certificate | None:
         raise OSError(f"server.{error.key}: {error.because}") from None
 
 
-def _listener(settings: Settings, door: Door) -> Listener:
+def _lane(settings: Settings, store: Store, observers: Collection[Repeating]) -> Lane | None:
+    if not settings.server.fast_lane or not settings.cache.hot_max_size or not lane_fits():
+        return None
+    tier = HotTier(settings.cache.hot_max_size, observers)
+    store.at_hand.watch(tier.changed)
+    return Lane(tier, _front(settings))
+
+
+def _listener(settings: Settings, door: Door, lane: Lane | None) -> Listener:
     return Listener(
         door.handle,
         connections_max=settings.limits.client_connections,
         per_address_max=settings.limits.client_connections_per_address,
         front=_front(settings),
         stall=settings.limits.write_stall,
+        lane=lane,
         access_log=None,
         keepalive_timeout=settings.limits.keepalive_timeout,
         max_line_size=_REQUEST_LINE_MAX,

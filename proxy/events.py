@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,23 @@ class Deed:
     request_id: str
 
 
-Observer = Callable[[Event], None]
+class Observer(Protocol):
+    """Is told of each answered request."""
+
+    def __call__(self, event: Event, /) -> None:
+        """One request."""
+
+
+Again = Callable[[float, float, str], None]
+"""One more request like one before: when it ended (seconds since the epoch), its ``seconds`` and its ``client``."""
+
+
+class Repeating(Observer, Protocol):
+    """An observer that is told of equal answers at less cost: what is said of all of them is put together once."""
+
+    def like(self, event: Event) -> Again:
+        """What to call for each of those that are like this one."""
+
+
 Auditor = Callable[[Deed], None]
 UpstreamObserver = Callable[[UpstreamEvent], None]

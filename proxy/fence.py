@@ -47,10 +47,12 @@ _REMEMBERED_URLS = 10_000
 
 
 class Fence:
-    """The removals of late. ``mark``, ``raised`` and ``invalidating`` belong to the event loop, ``hides`` may be asked
-    from any thread: a tuple that it reads is replaced as a whole, and what is forgotten is doubted first."""
+    """The removals of late; ``raising`` is called when one begins. ``mark``, ``raised`` and ``invalidating`` belong to
+    the event loop, ``hides`` may be asked from any thread: a tuple that it reads is replaced as a whole, and what is
+    forgotten is doubted first."""
 
     def __init__(self) -> None:
+        self.raising: Callable[[], None] = lambda: None
         self._last = 0
         self._under_way: set[int] = set()
         # Of what was forgotten, up to those numbers, nothing is known, so it counts as if it covered everything.
@@ -72,6 +74,7 @@ class Fence:
             if len(past) > _REMEMBERED:
                 self._doubted = past[-_REMEMBERED - 1][0]
             self._past = past[-_REMEMBERED:]
+            self.raising()
             yield
 
     @contextmanager

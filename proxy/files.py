@@ -12,6 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 
+from proxy.again import of_file
 from proxy.answer import Answer, StoredStream
 from proxy.bodies import Spool
 from proxy.core import decide
@@ -103,7 +104,8 @@ class Files:
         stored = await self._stored(listed.room, listed.key)
         before = decide.before_upstream(request, stored[0] if stored else None, self._clock(), self._rules)
         if stored is not None:
-            return self._from_store(request, *stored)
+            answer = self._from_store(request, *stored)
+            return of_file(self._store, self._listings, listed, stored[0], answer, request.method)
         if isinstance(before, decide.Refuse):
             raise decide.refusal(before)
         self._replies.expect(listed.key)

@@ -1,21 +1,30 @@
 """The log: one line per request and per message on stderr, plain for a terminal or JSON for machines.
 
 Fields are cut at 512 bytes and control characters are escaped, so no client can forge a line; there are no query
-strings and no headers in it.
+strings and no headers in it. Lines of warm answers wait for each other a moment, so that not each of them is a write.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import secrets
 import sys
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, TextIO
 
 import orjson
 
-from proxy.events import Auditor, Deed, Event, Observer
+from proxy.events import Again, Auditor, Deed, Event, Repeating
 
 FIELD_LIMIT = 512
+MOMENT = 0.05
+"""Seconds that a line waits for others at most: a crash loses so much of them."""
+_TOGETHER = 500
+_THOUSANDTHS = tuple(f".{number:03d}Z" for number in range(1000))
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -27,7 +36,17 @@ def clean(text: str) -> str:
 
 
 def _stamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
+    second = int(seconds)
+    return f"{_to_the_second(second)}{_THOUSANDTHS[int((seconds - second) * 1000)]}"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+_Line = Callable[[float, float, str, str], str]
+"""A line of an answer that was at hand: when it was given, its seconds, its client, a request id."""
 
 
 class JsonLines(logging.Formatter):
@@ -66,9 +85,59 @@ def clean_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Writes records to a stream at once, and what waits before them: lines stay in their order."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._waiting: deque[tuple[_Line, float, float, str]] = deque()
+        self._due: asyncio.TimerHandle | None = None
+
+    def later(self, line: _Line, now: float, seconds: float, client: str) -> None:
+        """Make that line, and write it with others, soon. Of the event loop."""
+        waiting = self._waiting
+        waiting.append((line, now, seconds, client))
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(MOMENT, self._now)
+        elif len(waiting) >= _TOGETHER:
+            self._due.cancel()
+            self._now()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what waits, and the record."""
+        self._let_go()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Also at the end of the process."""
+        self._let_go()
+        super().flush()
+
+    def _now(self) -> None:
+        self._due = None
+        self.acquire()
+        try:
+            self.flush()
+        except OSError:
+            pass  # as logging does where it raises nothing: nobody is left to be told
+        finally:
+            self.release()
+
+    def _let_go(self) -> None:
+        if not self._waiting:
+            return
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]  # of any thread, while others are added
+        ids = secrets.token_hex(8 * len(waiting))
+        lines = (
+            line(now, seconds, client, ids[16 * number : 16 * number + 16])
+            for number, (line, now, seconds, client) in enumerate(waiting)
+        )
+        self.stream.write("\n".join([*lines, ""]))
+
+
 def set_up(format_name: str, level: str) -> None:
     """Send all that is logged to stderr in that format (``text`` or ``json``) from that level on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(sys.stderr)
     handler.setFormatter(JsonLines() if format_name == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -85,21 +154,18 @@ def start_line() -> logging.Logger:
     return log
 
 
-def access_log() -> Observer:
+class AccessLog:
     """An observer that logs each request."""
-    log = logging.getLogger("proxy.access")
 
-    def observe(event: Event) -> None:
+    def __init__(self) -> None:
+        self._log = logging.getLogger("proxy.access")
+
+    def __call__(self, event: Event) -> None:
+        """One line."""
         level = logging.WARNING if event.status >= 500 or event.aborted else logging.INFO
-        if not log.isEnabledFor(level):
+        if not self._log.isEnabledFor(level):
             return
-        fields = {
-            "method": event.method,
-            "path": event.path,
-            "status": event.status,
-            "outcome": event.outcome,
-            "because": event.because,
-            "bytes": event.sent,
+        fields = _always(event) | {
             "seconds": round(event.seconds, 6),
             "upstream_seconds": round(event.upstream_seconds, 6),
             "upstream_status": event.upstream_status,
@@ -112,7 +178,7 @@ def access_log() -> Observer:
         told = event.status >= 500 and event.upstream_status is not None
         because = f"{event.because}; upstream_status {event.upstream_status}" if told else event.because
         notes = "".join(f" {note}" for note in ("collapsed", "aborted") if fields[note])
-        log.log(
+        self._log.log(
             level,
             "%s %s %d %s%s %dB %.1fms (%s) %s%s",
             clean(event.method),
@@ -129,7 +195,57 @@ def access_log() -> Observer:
             extra={"event": "request", "fields": fields},
         )
 
-    return observe
+    def like(self, event: Event) -> Again:
+        """The same for answers that nothing was asked for, and that nothing went wrong with."""
+        handler = next((each for each in logging.getLogger().handlers if isinstance(each, Lines)), None)
+        if handler is None or not self._log.isEnabledFor(logging.INFO):
+            return _nothing
+        make = _json_like(event) if isinstance(handler.formatter, JsonLines) else _text_like(event)
+        return partial(handler.later, make)
+
+
+def _json_like(event: Event) -> _Line:
+    said: dict[str, object] = {"level": "info", "event": "request"}
+    said |= {name: clean(each) if isinstance(each, str) else each for name, each in _always(event).items()}
+    before = f'",{orjson.dumps(said).decode()[1:-1]},"seconds":'
+    between = ',"upstream_seconds":0.0,"upstream_status":null,"collapsed":false,"aborted":false,"client":'
+    return lambda now, seconds, client, request_id: (
+        f'{{"time":"{_stamp(now)}{before}{round(seconds, 6)}{between}{_told(client)},"request_id":"{request_id}"}}'
+    )
+
+
+def _text_like(event: Event) -> _Line:
+    start = clean_line(f"{clean(event.method)} {clean(event.path)} {event.status} {event.outcome} {event.sent}B ")
+    end = clean_line(f"ms ({event.because}) ")
+    return lambda now, seconds, client, _: (
+        f"{_stamp(now)} info    {start}{seconds * 1000:.1f}{end}{clean_line(clean(client))}"
+    )
+
+
+@lru_cache(maxsize=256)
+def _told(client: str) -> str:
+    return orjson.dumps(clean(client)).decode()
+
+
+def _always(event: Event) -> dict[str, object]:
+    """What is the same for all answers that are alike."""
+    return {
+        "method": event.method,
+        "path": event.path,
+        "status": event.status,
+        "outcome": event.outcome,
+        "because": event.because,
+        "bytes": event.sent,
+    }
+
+
+def _nothing(now: float, seconds: float, client: str) -> None:
+    pass
+
+
+def access_log() -> Repeating:
+    """An observer that logs each request."""
+    return AccessLog()
 
 
 def audit_log() -> Auditor:

@@ -104,6 +104,14 @@ class Lookups:
             return negative
         return await self.stored_head(key)
 
+    def at_hand(self, target: PageTarget) -> Entry | None:
+        """The last good page's entry if it is in memory and speaks for the page."""
+        key = page_key(target.index, target.project)
+        negative = self._negatives.get(key)
+        if negative is not None and 0 <= self._clock() - negative.head.received_at < self._rules.negative_ttl:
+            return None
+        return self._store.at_hand.entry("responses", key)
+
     async def stored_head(self, key: str) -> Entry | None:
         """The head of the last good page; None when there is none, or no store to tell."""
         try:
@@ -250,6 +258,7 @@ class Lookups:
         if self._store.fence.hides(since, *page_named(key)):
             return entry
         self._negatives[key] = entry
+        self._store.at_hand.changed("responses", key)
         self._negatives.move_to_end(key)
         while len(self._negatives) > _REMEMBERED:
             self._negatives.popitem(last=False)
@@ -262,6 +271,7 @@ class Lookups:
         key, tag = page_key(target.index, target.project), tag_of(target.index, target.project)
         entry = Entry(key, tag, received.url, kept_head(head), received.version, received.size, received.version)
         self._negatives.pop(key, None)
+        self._store.at_hand.changed("responses", key)
         rows = [self._manifests.put(target.index, target.project, received.manifest, received.listing, since)]
         drop: list[str] = []
         if keep:
@@ -274,6 +284,7 @@ class Lookups:
     async def _refreshed(self, entry: Entry, head: Head, since: int) -> Entry:
         entry = replace(entry, head=head)
         self._negatives.pop(entry.key, None)
+        self._store.at_hand.changed("responses", entry.key)
         current = await self.stored_head(entry.key)
         if current is not None and current.body != entry.body:
             # A newer page came meanwhile, and dropped the renditions that this head speaks for.

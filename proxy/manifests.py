@@ -52,11 +52,16 @@ class Manifests:
         # While the row was read a newer listing may have been put: it must not be replaced by the older one.
         return self._decoded[key] if key in self._decoded else self._remember(key, manifest, since)
 
+    def at_hand(self, index: str, project: str) -> Manifest | None:
+        """The last listing of that project if it is decoded."""
+        return self._decoded.get(listing_key(index, project))
+
     def put(self, index: str, project: str, manifest: Manifest, dumped: bytes, since: int | None = None) -> Row:
         """Take a new listing, and its dump, of a page that was asked for after the mark ``since``; returns the row
         that keeps it."""
         key = listing_key(index, project)
         self._remember(key, manifest, since)
+        self._store.at_hand.changed("responses", key)
         return Row(key, dumped, tag_of(index, project))
 
     def forget(self, selection: Selection) -> None:

@@ -13,7 +13,7 @@ A reader that filled the table itself, once its future had resolved, could be ov
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from proxy.core.messages import Entry
@@ -45,12 +45,15 @@ class Item:
 
 
 class Table:
-    """Values by (room, key). ``limit`` is in bytes; one item takes at most an eighth of it."""
+    """Values by (room, key). ``limit`` is in bytes; one item takes at most an eighth of it. ``told`` is called with the
+    room and the key of each row that is another from now on, with None for the key when all of a room are, and for both
+    when it may be any."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: OrderedDict[tuple[str, str], Item] = OrderedDict()
         self.bytes = 0
+        self.told: Callable[[str | None, str | None], None] = lambda room, key: None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -68,6 +71,7 @@ class Table:
             old = self._items.get((room, key))
             if old is not None and value is not None and old.value == value:
                 continue
+            self.told(room, key)
             self._forget((room, key))
             if value is not None and _cost(value) <= self._limit // 8:
                 self._items[room, key] = Item(value)
@@ -77,6 +81,7 @@ class Table:
 
     def clear(self, room: str) -> None:
         """Forget everything of one room."""
+        self.told(room, None)
         for place in [place for place in self._items if place[0] == room]:
             self._forget(place)
 

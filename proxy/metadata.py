@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from proxy.answer import Answer
+from proxy.again import until, with_headers
+from proxy.answer import Answer, Lasting
 from proxy.asking import INLINE
 from proxy.codings import compress
 from proxy.core.conditions import not_modified
 from proxy.core.messages import CacheStatus, Entry, FileTarget, Headers, Request
 from proxy.core.negotiation import Coding, coding_of
+from proxy.core.urls import listing_key
 from proxy.errors import StoreFailed
 from proxy.extraction import Extraction
 from proxy.filebodies import file_headers, pieces_of, proof_of
@@ -73,7 +75,8 @@ class Metadata:
             answer = await self._coded(request, target, coding)
         if answer is None:
             answer = await self._extraction.answer(request, target)
-            answer = replace(answer, headers=(*answer.headers, _VARY))
+            lasting = with_headers(answer.lasting, (_VARY,))
+            answer = replace(answer, headers=(*answer.headers, _VARY), lasting=lasting)
         return answer
 
     async def _coded(self, request: Request, target: FileTarget, coding: Coding) -> Answer | None:
@@ -84,7 +87,8 @@ class Metadata:
             coded = await self._kept(_key(entry.key, entry.sha256, coding)) if entry.size <= CODED_MAX else b""
             if coded is not None:
                 status = CacheStatus("hit", proof_of(entry), hit=True)
-                return _answer(request, _Made(coded, entry.sha256, status, 0.0), coding)
+                answer = _answer(request, _Made(coded, entry.sha256, status, 0.0), coding)
+                return None if answer is None else self._lasting(listed, entry, coding, answer)
         elif isinstance(listed, Wanted) and "sha256" in listed.hashes:
             status = CacheStatus("hit", "the hash its page lists is the client's ETag", hit=True)
             etag = _etag(listed.hashes["sha256"], coding)
@@ -101,6 +105,22 @@ class Metadata:
         if made is not None and joined:
             made = replace(made, status=replace(made.status, collapsed=not made.status.hit))
         return _answer(request, made, coding) if made is not None else None
+
+    def _lasting(self, listed: Wanted | Entry, entry: Entry, coding: Coding, answer: Answer) -> Answer:
+        """The answer, and how to give it again."""
+        if not isinstance(listed, Wanted):
+            return answer
+        key = _key(entry.key, entry.sha256, coding)
+
+        def again() -> tuple[Answer, float] | None:
+            here = self._store.at_hand
+            if here.entry("responses", entry.key) is not entry or not here.value("responses", key):
+                return None
+            return (answer, until(self._listings.now())) if self._listings.still(listed) else None
+
+        listing = listing_key(listed.target.index, listed.project)
+        rows = tuple(("responses", each) for each in (entry.key, key, listing))
+        return replace(answer, lasting=Lasting(rows, again))
 
     async def _entry(self, key: str) -> Entry | None:
         try:

@@ -11,7 +11,8 @@ from copy import copy
 from dataclasses import replace
 from typing import assert_never
 
-from proxy.answer import Answer
+from proxy.again import until
+from proxy.answer import Answer, Lasting
 from proxy.asking import INLINE
 from proxy.core import decide, negotiation
 from proxy.core.conditions import not_modified
@@ -83,8 +84,8 @@ class Pages:
                     # Too many may have joined that flight; nobody waits for it here.
                     with suppress(UpstreamFailed):
                         self._lookups.fetch(target, request, entry)
-                status = served(before)
-                return await self._show(request, entry, view, status, shown)
+                answer = await self._show(request, entry, view, served(before), shown)
+                return answer if before.refresh_behind else self._lasting(request, target, entry, view, answer)
             case decide.Refuse():
                 raise decide.refusal(before)
             case decide.Fetch() | decide.Revalidate() | decide.Pass():
@@ -170,6 +171,10 @@ class Pages:
         """What the last page of that project listed, by location; None when no page is known."""
         return await self._manifests.of(index, project)
 
+    def manifest_at_hand(self, index: str, project: str) -> Manifest | None:
+        """The same if it can be told at once."""
+        return self._manifests.at_hand(index, project)
+
     async def look(self, index: str, project: str, request: Request, *, whole: bool = False) -> Manifest | None:
         """What the project's page lists now, after at most one collapsed look at the upstream, and none within
         ``min_reload_interval`` of the last; None when there is no such project. A ``whole`` page is asked for where
@@ -250,6 +255,14 @@ class Pages:
         if rendition is None:
             raise UpstreamFailed("the page was evicted a moment ago; ask again", status=503, retry_after=1)
         etag = view.etag(rendition)
+        if not_modified(request.headers, etag=etag, last_modified=None):
+            return self._as_bytes(entry, view, status, etag, None)
+        quick = view.coding or len(rendition) <= INLINE
+        body = body_of(rendition, view) if quick else await asyncio.to_thread(body_of, rendition, view)
+        return self._as_bytes(entry, view, status, etag, body)
+
+    def _as_bytes(self, entry: Entry, view: View, status: CacheStatus, etag: str, body: bytes | None) -> Answer:
+        """The page, or without a body that it is the one the client has."""
         headers: Headers = (
             ("ETag", etag),
             ("Vary", "Accept, Accept-Encoding"),
@@ -258,11 +271,25 @@ class Pages:
         serial = entry.head.header("X-PyPI-Last-Serial")
         if serial is not None:
             headers += (("X-PyPI-Last-Serial", serial),)
-        if not_modified(request.headers, etag=etag, last_modified=None):
+        if body is None:
             return Answer(304, headers, b"", status, stop=0)
         headers += (("Content-Type", view.content_type()),)
         if view.coding:
             headers += (("Content-Encoding", view.coding),)
-        quick = view.coding or len(rendition) <= INLINE
-        body = body_of(rendition, view) if quick else await asyncio.to_thread(body_of, rendition, view)
         return Answer(200, headers, body, status, stop=len(body))
+
+    def _lasting(self, request: Request, target: PageTarget, entry: Entry, view: View, answer: Answer) -> Answer:
+        """The answer, and how to give it again."""
+        key, etag = view.key(entry), next(value for name, value in answer.headers if name == "ETag")
+        body = answer.body if answer.status == 200 and isinstance(answer.body, bytes) else None
+
+        def again() -> tuple[Answer, float] | None:
+            if self._lookups.at_hand(target) is not entry or not self._store.at_hand.value("responses", key):
+                return None
+            now = self._clock()
+            before = decide.before_upstream(request, entry, now, self._rules)
+            if not isinstance(before, decide.Serve) or before.refresh_behind:
+                return None
+            return self._as_bytes(entry, view, served(before), etag, body), until(now, entry.head)
+
+        return replace(answer, lasting=Lasting((("responses", entry.key), ("responses", key)), again))

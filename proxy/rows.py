@@ -42,6 +42,14 @@ class Rows:
         self._used[room][key] = time.time()
         return item.value
 
+    def at_hand(self, room: RoomName, key: str) -> Entry | None:
+        """The entry of a row that is in memory, if it was decoded before."""
+        item = self._table.get(room, key)
+        if item is None or self._fence.removing(room, key):
+            return None
+        self._used[room][key] = time.time()
+        return item.entry
+
     async def value(self, room: RoomName, key: str) -> Value | None:
         """The row, None when there is none, or none any more in a moment."""
         value = self.peek(room, key)

@@ -121,7 +121,8 @@ class Section(BaseModel):
 class Server(Section):
     """Where we listen and whom we answer. ``host``: addresses that all listen on ``port``, none for the
     ``unix_socket`` alone. ``allowed_hosts``: Host headers we answer to; empty means any. ``trusted_proxies``:
-    peers whose X-Forwarded-* fields are believed, ``"unix"`` those of the socket. ``public_url`` has no final slash."""
+    peers whose X-Forwarded-* fields are believed, ``"unix"`` those of the socket. ``public_url`` has no final slash.
+    ``fast_lane``: what was asked before is answered as its bytes come in."""
 
     host: Annotated[tuple[str, ...], BeforeValidator(spelling.parse_hosts)] = ("127.0.0.1",)
     port: Port = 3143
@@ -132,6 +133,7 @@ class Server(Section):
     trusted_proxies: Annotated[tuple[TrustedProxy, ...], BeforeValidator(spelling.parse_list)] = ()
     allowed_hosts: Annotated[tuple[AllowedHost, ...], BeforeValidator(spelling.parse_list)] = ()
     drain: Seconds = 30.0
+    fast_lane: bool = True
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -163,6 +165,7 @@ class Cache(Section):
     min_free: Bytes = 10**9
     ballast: Bytes = 16 * 2**20
     verify_every: Seconds = 7 * Day
+    hot_max_size: Bytes = 32 * 2**20
 
 
 class Freshness(Section):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.adoption import Adoption
+from proxy.athand import AtHand
 from proxy.ballast import Ballast
 from proxy.bodies import Spool, discard_spool, open_spool
 from proxy.core.messages import Entry
@@ -86,6 +87,7 @@ class Store:
         self.verification = Verification(directory, self._rows, self._workers)
         self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence, self.verification)
         self.inventory = Inventory(self._workers, self._rows, self.fence)
+        self.at_hand = AtHand(directory, self._table, self._rows, self.fence, self.verification)
         self.rounds = Rounds(directory, self._rows, self._workers, self.verification)
         self._behind: set[asyncio.Task[None]] = set()
 
@@ -160,10 +162,8 @@ class Store:
 
     def stats(self) -> StoreStats:
         """Counts and bytes of all rooms; costs nothing."""
-        rooms = {
-            name: RoomStats(room.count, room.bytes, self._limits[name], room.evicted, room.damaged)
-            for name, room in self._workers.rooms.items()
-        }
+        stats, limits = self._workers.rooms.items(), self._limits
+        rooms = {name: RoomStats(it.count, it.bytes, limits[name], it.evicted, it.damaged) for name, it in stats}
         return StoreStats(rooms["wheels"], rooms["responses"], rooms["mounts"], len(self._table), self._table.bytes)
 
     def mark(self) -> int:

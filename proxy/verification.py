@@ -43,6 +43,7 @@ class Verification:
 
     def __init__(self, directory: Path, rows: Rows, workers: Workers) -> None:
         self.proven = Sum(0, 0)
+        self._directory = directory
         self._places = {name: directory / name for name in ROOMS}
         self._rows = rows
         self._workers = workers
@@ -60,6 +61,14 @@ class Verification:
     def doubt(self, filename: str) -> None:
         """Take the file for what its entry says only when it has been read again."""
         self._known.pop(filename, None)
+
+    def stands(self, entry: Entry) -> bool:
+        """Whether its file is in the state in which it was proven."""
+        known = self._known.get(entry.body.partition("/")[2])
+        try:
+            return known is not None and known == _state(os.stat(self._directory / entry.body), entry.sha256)
+        except OSError:
+            return False
 
     async def opened(self, room: RoomName, key: str, row: FileRow, entry: Entry) -> BinaryIO | None:
         """The body of that row, open for reading from the start, if it is what was kept. If not, the row is gone,

@@ -109,6 +109,22 @@ class Listings:
                 return self._wanted(target, project, manifest[target.location], since)
         raise Refused("no page of this index lists that file", status=404)
 
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock()
+
+    def still(self, wanted: Wanted) -> bool:
+        """Whether it is known at once that the page lists the same as it did."""
+        target = wanted.target
+        if projects_of(file_name(target.location))[0] != wanted.project:
+            return False  # of an old name, which may be another project's by now
+        manifest = self._pages.manifest_at_hand(target.index, wanted.project)
+        listed = None if manifest is None else manifest.get(target.location)
+        try:
+            return listed is not None and self._wanted(target, wanted.project, listed, wanted.since).key == wanted.key
+        except Refused:
+            return False
+
     async def _cached_anyway(self, target: FileTarget, projects: tuple[str, ...]) -> Entry | None:
         prefix = file_key(target, "")
         room = room_of(target)

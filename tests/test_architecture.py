@@ -55,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
         "verification",
         "rounds",
         "admintoken",
+        "athand",
     },
     "upstream": {
         "upstream",
@@ -102,6 +103,7 @@ ROOMS: dict[str, set[str]] = {
         "unasked",
         "asking",
         "futile",
+        "again",
     },
     "web": {"web"},
     # Small enough to be seen where settings are: whether a secret can be read is found at start.

@@ -26,8 +26,7 @@ ANSWERED = ("GET", "HEAD")
 """Methods that a stored answer to a GET can answer."""
 # RFC 5861 §4: "an error is any situation that would result in a 500, 502, 503, or 504".
 ERRORS = (500, 502, 503, 504)
-# Longer than PyPI lets a page be fresh: what is looked at again is that old, and would never be asked twice.
-_LATELY = 3600.0
+_LATELY = 3600.0  # longer than a page of PyPI is fresh: what is looked at again is that old
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,11 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _peer(incoming: web.BaseRequest) -> str:
-    """The address at the other end of the connection."""
-    name = incoming.protocol.peername
+    return peer_of(incoming.protocol.peername)
+
+
+def peer_of(name: object) -> str:
+    """The address at the other end of a connection, whose name the system gives; "" where it is gone."""
     if name is None:
         return ""
     # The name of a local socket's other end is empty, or the path it chose: it may look like an address.

@@ -1,33 +1,21 @@
-"""Connections of clients: how many there are, what is no HTTP on them, and how they end."""
+"""Connections of clients: how many there are, and how all of them end."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import logging
-import secrets
-import sys
-import termios
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import islice
 from typing import Any
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp import web
 
-from proxy.errors import ProxyError, Refused
+from proxy.web.connection import Connection, unsent
 from proxy.web.forwarded import UNIX, Front
-from proxy.web.problems import problem
-from proxy.web.sending import FAREWELL, reset
+from proxy.web.lane import Lane
+from proxy.web.sending import reset
 
-_log = logging.getLogger("proxy.web")
 _LOOK_AGAIN = 0.05
-_LINGER = 5.0
-"""Seconds for a client to see that it was answered while it is still sending."""
 _STALL = 30.0
-_END = b"\r\n\r\n"
 _WRITE_AHEAD = 64 * 1024
 """Bytes that may wait in the process for one client; asyncio's own default for plain connections."""
 IN_ALL, PER_ADDRESS = "client_connections", "client_connections_per_address"
@@ -36,179 +24,10 @@ NO_FRONT = Front()
 """Nobody is trusted to speak for others."""
 
 
-class Connection(web.RequestHandler):
-    """One client connection. What aiohttp's parser refuses gets a constant answer, never an echo of itself."""
-
-    def __init__(self, *args: Any, stall: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._stall = stall
-        self._wire: asyncio.Transport | None = None
-        self._unread: asyncio.TimerHandle | None = None
-        self._untaken = 0
-        self._body: StreamReader = EMPTY_PAYLOAD
-        """Of the latest request that was parsed."""
-        self._held = b""
-        self._parting = False
-        self._gone = asyncio.Event()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse one head at a time: with what is malformed aiohttp drops all that it has parsed in the same call, and
-        behind some requests all that follows."""
-        if self._parting:
-            return
-        data, self._held = self._held + data, b""
-        while self._body.is_eof() and _END in data:
-            head, _, data = data.partition(_END)
-            self._parsed(head + _END)
-            if not data:
-                return
-            if len(self._messages) >= self._max_msg_queue_size:
-                # aiohttp has paused, and calls again when there is room.
-                self._held = data
-                return
-        self._parsed(data)
-
-    def _parsed(self, data: bytes) -> None:
-        """Tell whoever reads a body that it broke: aiohttp queues the mistake as a request of its own behind, and
-        leaves the reader waiting for more."""
-        closing = self._close
-        # aiohttp would drop the rest of a body that is under way when it is told to take no more requests.
-        self._close = closing and self._body.is_eof()
-        super().data_received(data)
-        self._close = closing
-        if not self._messages:
-            return
-        self._body = self._messages[-1][1]
-        before = [payload for _, payload in islice(self._messages, len(self._messages) - 1)]
-        if self._current_request is not None:
-            before.append(self._current_request.content)
-        for body in before:
-            # Behind a body that is not over nothing else can begin.
-            if not body.is_eof():
-                body.set_exception(web.RequestPayloadError("the body is malformed"))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody is there."""
-        super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Nobody is there any more who could read an answer."""
-        self._gone.set()
-        if self._unread is not None:
-            self._unread.cancel()
-        super().connection_lost(exc)
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Part from a client that may still be sending: what was no HTTP, or a body that nobody wants."""
-        done = await super().finish_response(request, resp, start_time)
-        self._watch(request.writer.output_size)
-        body = request.content
-        if FAREWELL in resp or not body.is_eof():
-            await self._part(unread=not body.is_eof())
-            if not body.is_eof():
-                # Never a clean end for one who might still read it; and aiohttp would wait for the rest once more.
-                body.set_exception(web.RequestPayloadError("the body was given up"))
-                body.feed_eof()
-        return done
-
-    def _watch(self, added: int = 0) -> None:
-        """Reset when the client takes nothing of what is left of its answers for as long as it may. Whoever wrote them
-        is done, and asyncio would keep a connection that it was told to close until all is sent. ``added``: the bytes
-        of one more of them, which wait behind the others."""
-        if self._unread is not None:
-            self._untaken += added
-        elif self._wire is not None and _unsent(self._wire):
-            self._untaken = _untaken(self._wire)
-            self._unread = self._loop.call_later(self._stall, self._look, self._wire)
-
-    def _look(self, wire: asyncio.Transport) -> None:
-        self._unread = None
-        # While an answer is written it has a timer of its own.
-        if self._current_request is None and _unsent(wire) and _untaken(wire) >= self._untaken:
-            reset(wire)
-        else:
-            self._watch()
-
-    async def _part(self, *, unread: bool) -> None:
-        """RFC 9112 §9.6: say that nothing follows, and read on for a while. If we closed while bytes are on their way
-        here, the reset would overtake our answer."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        self._parting = True
-        if transport.can_write_eof():
-            try:
-                transport.write_eof()
-            except OSError:
-                # Gone already, though nobody has told us yet.
-                return
-        elif not unread:
-            # TLS cannot say it: who is done would wait in vain for the end.
-            return
-        transport.resume_reading()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER):
-                await self._gone.wait()
-
-    def close(self) -> None:
-        """Take no more requests. One that waits for its next request ends now: aiohttp would leave it open, and
-        what its client asks then without an answer."""
-        idle = self._waiter is not None and not self._waiter.done()
-        super().close()
-        if self._parting:
-            self._gone.set()
-        if idle and self.transport is not None:
-            self.transport.close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to a request that could not even be parsed, and to a fault of ours."""
-        if request.writer.output_size > 0:
-            # A head is out already: what follows would be read as its body.
-            if self.transport is not None:
-                reset(self.transport)
-            raise ConnectionResetError("the response was cut")
-        if status >= 500:
-            _log.error("a request failed", exc_info=exc)
-            error = ProxyError("the proxy failed", status=status)
-        else:
-            error = self._refusal(exc, status)
-            # aiohttp takes what it could not read for HTTP/1.0.
-            request._cache["version"] = HttpVersion11
-        answer = problem(error, accept=None, request_id=secrets.token_hex(8))
-        assert isinstance(answer.body, bytes)
-        response = web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
-        response[FAREWELL] = True
-        response.headers["Server"] = "pip-cache-proxy"
-        response.headers["Cache-Status"] = answer.cache_status.header()
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.force_close()
-        return response
-
-    def _refusal(self, exc: BaseException | None, status: int) -> Refused:
-        match exc:
-            case LineTooLong(args=(_, limit, *_)) if limit == self.max_line_size:
-                return Refused("the request line is too long", status=414)
-            case LineTooLong():
-                return Refused("a field of the request is too long", status=431)
-            case BadHttpMessage(message="Too many headers received"):
-                return Refused("the request has too many fields", status=431)
-        return Refused("the request is not well-formed HTTP", status=status)
-
-
 class Listener(web.Server):
     """Makes connections, a bounded number at a time: in all, and from one address that ``front`` does not trust to
     speak for many. ``refused`` counts those beyond, by the limit that they met. Who takes nothing of what is left of
-    an answer for ``stall`` seconds is reset."""
+    an answer for ``stall`` seconds is reset. What can be answered at once is, by the ``lane``."""
 
     def __init__(
         self,
@@ -218,6 +37,7 @@ class Listener(web.Server):
         per_address_max: int | None = None,
         front: Front = NO_FRONT,
         stall: float = _STALL,
+        lane: Lane | None = None,
         **kwargs: object,
     ) -> None:
         super().__init__(handler, **kwargs)  # type: ignore[arg-type]
@@ -225,6 +45,7 @@ class Listener(web.Server):
         self._per_address_max = connections_max if per_address_max is None else per_address_max
         self._front = front
         self._stall = stall
+        self._lane = lane
         self.refused: Counter[str] = Counter()
         self._peers: dict[web.RequestHandler, str] = {}
         self._counts: Counter[str] = Counter()
@@ -252,12 +73,13 @@ class Listener(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for one more connection."""
-        return Connection(self, loop=self._loop, stall=self._stall, **self._kwargs)
+        own: dict[str, Any] = {"stall": self._stall, "front": self._front, "lane": self._lane}
+        return Connection(self, loop=self._loop, **own, **self._kwargs)
 
     async def flushed(self) -> None:
         """Return once the system has taken all that was written for clients: it goes on sending when we are gone."""
         # asyncio tells nobody when a buffer has run empty: only the protocol that writes, and only below a mark.
-        while any(_unsent(each.transport) for each in self.connections if each.transport is not None):  # noqa: ASYNC110
+        while any(unsent(each.transport) for each in self.connections if each.transport is not None):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_AGAIN)
 
     def cut_all(self) -> None:
@@ -265,24 +87,3 @@ class Listener(web.Server):
         for connection in self.connections:
             if connection.transport is not None:
                 reset(connection.transport)
-
-
-def _unsent(transport: asyncio.Transport) -> int:
-    """Bytes written that the system has not taken. asyncio's TLS transport counts its own only, not those of the
-    transport below, which it does not show."""
-    if transport.is_closing() and getattr(transport, "_ssl_protocol", transport) is None:
-        return 0  # over TLS, and lost: up to Python 3.12 it fails where it is asked
-    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    count = transport.get_write_buffer_size()
-    return count if below is None else count + int(below.get_write_buffer_size())
-
-
-def _untaken(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not taken, as far as the system tells: it takes more from us only when a third of its
-    own buffer is free, which may be megabytes."""
-    connection = transport.get_extra_info("socket")
-    queued = bytearray(4)
-    if connection is not None:
-        with suppress(OSError):
-            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, queued)
-    return _unsent(transport) + int.from_bytes(queued, sys.byteorder)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.answer import Answer
-from proxy.events import Event, UpstreamEvent
+from proxy.events import Again, Event, UpstreamEvent
 from proxy.web.routes import Route
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ Key = tuple[str, str, str, str]
 
 
 class Metrics:
-    """An observer of both planes. Made and used on the event loop alone."""
+    """An observer of both planes (itself of answers to clients). Made and used on the event loop alone."""
 
     def __init__(self, indexes: Iterable[str] = ()) -> None:
         self.tallies: dict[tuple[str, str], Tally] = {}
@@ -106,7 +106,7 @@ class Metrics:
         self.upstreams = {index: Asked() for index in indexes}
         self._reasons: dict[tuple[str, str, str, int], _Reason] = {}
 
-    def observe(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:
         """Count one answer."""
         reason = self._reasons.get((event.kind, event.outcome, event.because, event.status // 100))
         if reason is None:
@@ -121,6 +121,22 @@ class Metrics:
             tally.collapsed += 1
         if event.aborted:
             tally.cut += 1
+
+    def like(self, event: Event) -> Again:
+        """Count answers that are like this one, and whole."""
+        reason = self._reasons.get((event.kind, event.outcome, event.because, event.status // 100))
+        counted = self._reason(event) if reason is None else reason
+        tally, sent = counted.tally, event.sent
+        saved = sent if tally.saves else 0
+        add = tally.durations.add
+
+        def count(now: float, seconds: float, client: str) -> None:
+            counted.count += 1
+            add(seconds)
+            tally.sent += sent
+            tally.saved += saved
+
+        return count
 
     def observe_upstream(self, event: UpstreamEvent) -> None:
         """Count one request to an upstream."""

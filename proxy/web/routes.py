@@ -15,8 +15,10 @@ from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHe
 from proxy.errors import ProxyError
 from proxy.events import Event, Observer
 from proxy.gateway import Gateway
+from proxy.web.connection import Connection
 from proxy.web.forwarded import Front
 from proxy.web.gate import admit
+from proxy.web.lane import Lane
 from proxy.web.problems import problem
 from proxy.web.sending import Sender, Sent
 from proxy.web.translate import translated
@@ -59,8 +61,10 @@ class Door:
         front: Front,
         observers: Collection[Observer],
         mounts: Collection[str] = (),
+        lane: Lane | None = None,
     ) -> None:
         self._gateway = gateway
+        self._lane = lane
         self._sender = sender
         self._operations = operations
         self._indexes = indexes
@@ -101,9 +105,14 @@ class Door:
             answer = problem(told, accept=incoming.headers.get("Accept"), request_id=request_id)
         sent.status = answer.status
         try:
-            return await self._sender.send(incoming, answer, sent)
+            response = await self._sender.send(incoming, answer, sent)
         finally:
-            self._tell(incoming, answer, sent, time.perf_counter() - began, request_id)
+            event = self._tell(incoming, answer, sent, time.perf_counter() - began, request_id)
+        if self._lane is not None and answer.lasting is not None and response.keep_alive and not sent.aborted:
+            connection = incoming.protocol
+            assert isinstance(connection, Connection)
+            self._lane.take(connection, answer.lasting, event)
+        return response
 
     async def idle(self) -> None:
         """Return once no request is under way."""
@@ -124,7 +133,7 @@ class Door:
             return await self._gateway.answer(request)
         return await self._gateway.answer(request, upload_of(incoming, self._sender.stall))
 
-    def _tell(self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str) -> None:
+    def _tell(self, incoming: web.BaseRequest, answer: Answer, sent: Sent, seconds: float, request_id: str) -> Event:
         status = answer.cache_status
         event = Event(
             method=incoming.method,
@@ -145,3 +154,4 @@ class Door:
         )
         for observer in self._observers:
             observer(event)
+        return event

@@ -22,7 +22,7 @@ _log = logging.getLogger("proxy.web")
 SLICE = 256 * 1024
 FAREWELL = web.ResponseKey("farewell", bool)
 """Marks the last answer of a connection whose client may still be sending."""
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS = (204, 304)
 # RFC 9110 §8.3: what comes without a type is guessed, and may be HTML.
 _ACTIVE = re.compile(r".*/(html|xml|xsl|xslt|.*\+xml|unknown|\*)")
@@ -166,7 +166,8 @@ class Sender:
             sent.sent += count
 
 
-def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+def fields_of(answer: Answer) -> CIMultiDict[str]:
+    """The fields of the answer as they go out, but for its length, and for its date where it tells none."""
     headers: CIMultiDict[str] = CIMultiDict(answer.headers)
     # RFC 9211 §2: behind what those before us said.
     headers.add("Cache-Status", answer.cache_status.header())
@@ -179,6 +180,11 @@ def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
         headers["X-Content-Type-Options"] = "nosniff"
         if headers.get("Content-Type", "").startswith("text/html"):
             headers.setdefault("Content-Security-Policy", "default-src 'none'")
+    return headers
+
+
+def _response(incoming: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    headers = fields_of(answer)
     response: web.StreamResponse
     small = isinstance(answer.body, bytes) and len(answer.body) <= SLICE and incoming.method != "HEAD"
     if small and not answer.raw:
@@ -225,7 +231,7 @@ class RawResponse(web.StreamResponse):
         lines = [f"HTTP/{major}.{minor} {self.status} {self.reason}"]
         lines += (f"{name}: {value}" for name, value in self.headers.items())
         # RFC 9110 §5.5: what could end a line early is replaced by a space.
-        head = "".join(f"{_CONTROL.sub(' ', line)}\r\n" for line in lines) + "\r\n"
+        head = "".join(f"{CONTROL.sub(' ', line)}\r\n" for line in lines) + "\r\n"
         data = head.encode("latin-1")
         request.transport.write(data)
         request.writer.output_size += len(data)

@@ -15,6 +15,7 @@ import pytest
 from tests.harness.exchange import Gate
 from tests.harness.origin import HANG_UP, Lines, Question, Say, Step, Tree, listen, say, tree
 from tests.harness.waiting import eventually
+from tests.harness.walking import files_below
 
 ETAG = ("ETag", '"a"')
 OLD = ("Age", "1000")
@@ -455,7 +456,7 @@ def test_twenty_variants(here: Tree) -> None:
     for number in range(25):
         wanted = 200 if number >= 5 else 504
         assert here.get(rest, ("X-A", str(number)), ("Cache-Control", "only-if-cached")).status == wanted
-    eventually(lambda: len([path for path in here.proxy.cache.rglob("*") if rest in path.name]) == 20, "20 bodies")
+    eventually(lambda: len([path for path in files_below(here.proxy.cache) if rest in path.name]) == 20, "20 bodies")
 
 
 def test_nothing_is_left_open(here: Tree) -> None:

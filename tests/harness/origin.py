@@ -22,6 +22,7 @@ from tests.harness.scrape import Scraped, parsed
 from tests.harness.server import ProxyServer
 from tests.harness.upstream import Port
 from tests.harness.waiting import eventually
+from tests.harness.walking import files_below
 from tests.harness.world import fresh_name
 
 PATIENCE = 20.0
@@ -361,7 +362,7 @@ class Tree:
 
     def kept(self, rest: str) -> bool:
         """Whether any body of that name lies in the cache (paths of ``place`` are its names)."""
-        return any(rest in path.name for path in (self.proxy.cache / "mounts").rglob("*"))
+        return any(rest in path.name for path in files_below(self.proxy.cache / "mounts"))
 
     def settle(self, rest: str) -> None:
         """Return when the body is on the disk and its row committed: nothing of it is under way."""

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from tests.harness.clocked import Clock
 from tests.harness.preloaded import Forked
+from tests.harness.walking import files_below
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0
@@ -211,8 +212,7 @@ class ProxyServer:
 
     def stored(self) -> list[Path]:
         """Bodies of wheels and sdists on disk, without the database that lists them."""
-        files = (path for path in (self.cache / "wheels").rglob("*") if path.is_file())
-        return sorted(path for path in files if not path.name.startswith("cache.db"))
+        return sorted(path for path in files_below(self.cache / "wheels") if not path.name.startswith("cache.db"))
 
     def spooled(self) -> list[Path]:
         """What lies in ``incoming/``."""

@@ -39,7 +39,7 @@ def test_an_answer_is_counted_by_all_that_it_was(accept: str) -> None:
     """Kind, outcome, reason and class of status; the same in both formats."""
     metrics = Metrics()
     for each in (event(), event(), event("miss", "file", because="not cached", status=206), event("error", status=503)):
-        metrics.observe(each)
+        metrics(each)
     found = shown(metrics, accept)
     requests = "pipcacheproxy_requests_total"
     reason = "fresh by max-age"
@@ -54,7 +54,7 @@ def test_an_answer_is_counted_by_all_that_it_was(accept: str) -> None:
 def test_hits_and_misses(outcome: str, kind: str) -> None:
     """Of the data plane alone: from what is kept, or what an upstream said; no error is either."""
     metrics = Metrics()
-    metrics.observe(event(outcome, kind))
+    metrics(event(outcome, kind))
     expected = int(outcome in HITS and kind in DATA), int(outcome in MISSES and kind in DATA)
     assert (metrics.hits, metrics.misses) == expected
     found = shown(metrics)
@@ -85,7 +85,7 @@ def test_every_outcome_is_a_hit_or_a_miss_or_neither() -> None:
 def test_bytes_that_no_upstream_sent_are_saved(seen: Event, saved: int) -> None:
     """Bodies out of the cache, and of fetches that others had begun."""
     metrics = Metrics()
-    metrics.observe(seen)
+    metrics(seen)
     found = shown(metrics)
     assert found.sum("pipcacheproxy_response_bytes_total", kind=seen.kind) == 10
     assert found.sum("pipcacheproxy_saved_bytes_total") == saved
@@ -96,7 +96,7 @@ def test_seconds_fall_into_their_buckets() -> None:
     metrics = Metrics()
     seconds = [*BOUNDS, BOUNDS[-1] + 1, 0.0]
     for each in seconds:
-        metrics.observe(event(seconds=each))
+        metrics(event(seconds=each))
     found = shown(metrics)
     name = "pipcacheproxy_request_duration_seconds"
     for position, bound in enumerate(BOUNDS):
@@ -109,8 +109,8 @@ def test_seconds_fall_into_their_buckets() -> None:
 def test_collapsed_and_cut_answers_are_counted_beside() -> None:
     """They are requests like the others, too."""
     metrics = Metrics()
-    metrics.observe(event("miss", "file", collapsed=True))
-    metrics.observe(event("miss", "file", collapsed=True, aborted=True, because="the client left"))
+    metrics(event("miss", "file", collapsed=True))
+    metrics(event("miss", "file", collapsed=True, aborted=True, because="the client left"))
     found = shown(metrics)
     assert found.sum("pipcacheproxy_requests_total") == found.sum("pipcacheproxy_collapsed_requests_total") == 2
     assert found.sum("pipcacheproxy_cut_responses_total", kind="file") == 1
@@ -144,7 +144,7 @@ def test_no_number_of_reasons_or_statuses_makes_the_page_grow() -> None:
     """Reasons are constant text of ours; were one of them not, the page would stay as it is all the same."""
     metrics = Metrics()
     for number in range(2000):
-        metrics.observe(event(because=f"reason {number}", status=100 + number % 500))
+        metrics(event(because=f"reason {number}", status=100 + number % 500))
         metrics.observe_upstream(UpstreamEvent("main", number, 0.1, because=f"reason {number}"))
     found = shown(metrics)
     assert len(found.samples) < 1500

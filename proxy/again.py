@@ -1,0 +1,65 @@
+"""Warm answers, given again from what is at hand: what rooms of the gateway tell the hot tier (see `Lasting`).
+
+Each says for itself, once a second, whether the question would be decided in the same way now: by the very functions
+that decided it the first time. There is no second rule of freshness here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from proxy.answer import Answer, Lasting
+from proxy.core.lifetime import current_age, read
+from proxy.core.messages import Entry, Head, Headers
+from proxy.core.urls import listing_key
+from proxy.store import Store
+
+if TYPE_CHECKING:
+    from proxy.wanted import Listings, Wanted
+
+BODY_MOST = 256 * 1024
+"""Bytes of a file that is kept at hand whole."""
+
+
+def until(now: float, head: Head | None = None) -> float:
+    """Until when what was said at ``now`` is right to the second: until the clock shows the next one, or the age of a
+    response becomes another, or the time since it was validated does."""
+    parts = [now % 1]
+    if head is not None:
+        parts += [current_age(read(head), now) % 1, (now - head.received_at) % 1]
+    return now + 1 - max(parts)
+
+
+def with_headers(lasting: Lasting | None, headers: Headers) -> Lasting | None:
+    """The same with more header fields behind."""
+    if lasting is None:
+        return None
+    again = lasting.again
+
+    def more() -> tuple[Answer, float] | None:
+        made = again()
+        return None if made is None else (replace(made[0], headers=(*made[0].headers, *headers)), made[1])
+
+    return replace(lasting, again=more)
+
+
+def of_file(store: Store, listings: Listings, listed: Wanted, entry: Entry, answer: Answer, method: str) -> Answer:
+    """The answer from a stored body, and how to give it again: as long as the page lists that very body, and that is in
+    the state in which it was proven. Not of a part, nor of a large body that is asked for."""
+    bare = method == "HEAD" or answer.status == 304
+    if answer.status == 206 or (entry.size > BODY_MOST and not bare):
+        return answer
+    body = b"" if bare else None
+
+    def again() -> tuple[Answer, float] | None:
+        nonlocal body
+        if store.at_hand.entry(listed.room, entry.key) is not entry or not listings.still(listed):
+            return None
+        if body is None:
+            body = store.at_hand.body(entry)
+        return None if body is None else (replace(answer, body=body), until(listings.now()))
+
+    listing = listing_key(listed.target.index, listed.project)
+    rows = ((listed.room, entry.key), ("responses", listing))
+    return replace(answer, lasting=Lasting(rows, again, lambda: store.at_hand.unchanged(entry)))

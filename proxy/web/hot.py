@@ -1,0 +1,148 @@
+"""The hot tier: answers as the bytes that go over the wire, for questions that were answered from memory before.
+
+Each is found by what of a request can change its answer, and is right until a moment that it knows; then its head is
+made anew, by the room that made it, and the body stays as it is. What changes in the store takes its answers away.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import replace
+from http import HTTPStatus
+
+from proxy.answer import Answer, Lasting
+from proxy.core.fields import format_date
+from proxy.events import Again, Event, Repeating
+from proxy.web.sending import CONTROL, fields_of
+
+Key = tuple[object, ...]
+JOINED_MOST = 64 * 1024
+"""Bytes of a body that lie ready behind their head, for one write; a larger one is joined to it when it is written."""
+_OVERHEAD = 2048
+"""What an answer costs beside its bytes: its key, and what makes it anew."""
+
+
+class Hot:
+    """One answer. ``wire`` are its first bytes and ``body`` the rest. It is right from ``since`` until ``until``, both
+    in seconds since the epoch, as long as ``sound`` says so; once it is ``gone`` it never is again."""
+
+    __slots__ = ("body", "cost", "event", "gone", "key", "lasting", "since", "sound", "told", "until", "wire")
+
+    def __init__(self, key: Key, lasting: Lasting, event: Event) -> None:
+        self.key = key
+        self.lasting = lasting
+        self.sound = lasting.sound
+        self.event = event
+        self.told: tuple[Again, ...] = ()
+        self.wire = self.body = b""
+        self.since = self.until = 0.0
+        self.cost = 0
+        self.gone = False
+
+    def made(self, answer: Answer, observers: Collection[Repeating]) -> None:
+        """Take over what it is now. What is told of it changes when its reason does."""
+        status = answer.cache_status
+        body = answer.body if self.event.method != "HEAD" and isinstance(answer.body, bytes) else b""
+        event = replace(self.event, outcome=status.outcome, because=status.because, sent=len(body))
+        if event != self.event or not self.told:
+            self.event, self.told = event, tuple(each.like(event) for each in observers)
+        head = _head(answer, self.since)
+        self.wire, self.body = (head + body, b"") if len(body) <= JOINED_MOST else (head, body)
+
+
+class HotTier:
+    """Answers bounded by bytes, least recently used out first. Belongs to the event loop.
+
+    ``limit`` is in bytes; one answer takes at most an eighth of it. ``observers`` are told of each that is given.
+    """
+
+    def __init__(self, limit: int, observers: Collection[Repeating]) -> None:
+        self._limit = limit
+        self._observers = observers
+        self._answers: OrderedDict[Key, Hot] = OrderedDict()
+        self._of_row: dict[tuple[str, str], set[Key]] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def find(self, key: Key, now: float) -> Hot | None:
+        """The answer to that question, as it is now."""
+        hot = self._answers.get(key)
+        if hot is None or not self.right(hot, now):
+            return None
+        self._answers.move_to_end(key)
+        return hot
+
+    def right(self, hot: Hot, now: float) -> bool:
+        """Whether the answer is right, if need be made anew; if not, it is gone."""
+        if (hot.since <= now < hot.until or self._again(hot, now)) and (hot.sound is None or hot.sound()):
+            return True
+        self._drop(hot)
+        return False
+
+    def take(self, key: Key, lasting: Lasting, event: Event, now: float) -> None:
+        """Give an answer from now on that was given; ``event`` is what was told of it."""
+        if (old := self._answers.get(key)) is not None:
+            self._drop(old)
+        hot = Hot(key, lasting, event)
+        if not self._renewed(hot, now):
+            return
+        hot.cost = _OVERHEAD + len(hot.wire) + max(len(hot.body), len(hot.wire))
+        if hot.cost > self._limit // 8:
+            return
+        self._answers[key] = hot
+        self.bytes += hot.cost
+        for row in lasting.rows:
+            self._of_row.setdefault(row, set()).add(key)
+        while self.bytes > self._limit:
+            self._drop(next(iter(self._answers.values())))
+
+    def changed(self, room: str | None, key: str | None) -> None:
+        """Drop what was made of that row: of any of the room without ``key``, of any at all without ``room``."""
+        if room is not None and key is not None:
+            for each in tuple(self._of_row.get((room, key), ())):
+                self._drop(self._answers[each])
+        else:
+            for hot in list(self._answers.values()):
+                self._drop(hot)
+
+    def _again(self, hot: Hot, now: float) -> bool:
+        if hot.gone or not self._renewed(hot, now):
+            return False
+        self._answers.move_to_end(hot.key)
+        return True
+
+    def _renewed(self, hot: Hot, now: float) -> bool:
+        made = hot.lasting.again()
+        if made is None:
+            return False
+        answer, hot.until = made
+        hot.since = now
+        hot.made(answer, self._observers)
+        return True
+
+    def _drop(self, hot: Hot) -> None:
+        if hot.gone:
+            return
+        hot.gone, hot.until, hot.wire, hot.body = True, 0.0, b"", b""
+        del self._answers[hot.key]
+        self.bytes -= hot.cost
+        for row in hot.lasting.rows:
+            keys = self._of_row[row]
+            keys.discard(hot.key)
+            if not keys:
+                del self._of_row[row]
+
+
+def _head(answer: Answer, now: float) -> bytes:
+    """Status line and fields, as aiohttp writes them for an answer that it is given."""
+    fields = fields_of(answer)
+    if answer.status != 304 and answer.stop is not None:
+        fields["Content-Length"] = str(answer.stop - answer.start)
+    if "Date" not in fields:
+        fields["Date"] = format_date(int(now))
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+    lines += (CONTROL.sub(" ", f"{name}: {value}") for name, value in fields.items())
+    return "\r\n".join([*lines, "", ""]).encode()
