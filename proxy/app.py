@@ -58,7 +58,7 @@ from proxy.web.looks import Looks
 from proxy.web.metrics import Metrics, scraped
 from proxy.web.routes import Door, Route
 from proxy.web.sending import Sender
-from proxy.web.vitals import Bounds, Crowded, Vitals
+from proxy.web.vitals import Bounds, Crowded, Heat, Vitals
 
 _log = logging.getLogger("proxy")
 _REQUEST_LINE_MAX = 4096
@@ -99,14 +99,14 @@ async def serve(settings: Settings) -> None:
         metrics = Metrics([*(index.name for index in settings.index), *(mount.name for mount in settings.mount)])
         store, gateway, upstream = await _rooms(settings, rooms, metrics)
         withdraw(settings.cache.dir)
+        observers = (log.access_log(), metrics)
+        lane = _lane(settings, store, observers)
         operations: dict[str, Route] = {
             **health(lambda: not stopping.is_set(), lambda: store.degraded),
             **landing(_front(settings), [index.name for index in settings.index]),
-            **scraped(metrics, _vitals(settings, store, gateway, upstream, lambda: _crowded(listener, crowd))),
+            **scraped(metrics, _vitals(settings, store, gateway, upstream, lambda: _crowded(listener, crowd), lane)),
         }
         operations |= _admin(settings, store, gateway, metrics, operations)
-        observers = (log.access_log(), metrics)
-        lane = _lane(settings, store, observers)
         door = Door(
             gateway,
             Sender(stall=settings.limits.write_stall),
@@ -143,10 +143,16 @@ def _address(settings: Settings, sockets: Sockets) -> Address:
 
 
 def _vitals(
-    settings: Settings, store: Store, gateway: Gateway, upstream: Upstream, crowded: Callable[[], Crowded]
+    settings: Settings,
+    store: Store,
+    gateway: Gateway,
+    upstream: Upstream,
+    crowded: Callable[[], Crowded],
+    lane: Lane | None,
 ) -> Vitals:
     limits = Bounds(settings.cache.min_free, settings.limits.client_connections, settings.limits.waiters)
-    return Vitals(store, gateway.waiting, upstream.resting, crowded, limits, started=time.time())
+    heat = Heat if lane is None else lane.heat
+    return Vitals(store, gateway.waiting, upstream.resting, crowded, heat, limits, started=time.time())
 
 
 def _admin(

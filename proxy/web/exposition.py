@@ -190,6 +190,11 @@ class Measured(Collector):
         yield counter("removed_bytes", "The same in bytes.", (), [((), removed.bytes)])
         yield gauge("memory_table_entries", "Rows of the cache at hand in memory.", (), stats.memory_count)
         yield gauge("memory_table_bytes", "What they take there.", (), stats.memory_bytes)
+        heat = self._vitals.heat()
+        yield gauge("hot_answers", "Answers that are ready to be sent again (cache.hot_max_size).", (), heat.answers)
+        yield gauge("hot_bytes", "What they take in memory.", (), heat.bytes)
+        text = "Answers given as their question's bytes came in (server.fast_lane); they are among the requests, too."
+        yield counter("fast_lane_answers", text, (), [((), heat.given)])
 
     def _proofs(self, rooms: Mapping[str, RoomStats]) -> Iterator[Metric]:
         store = self._vitals.store

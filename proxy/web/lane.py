@@ -23,6 +23,7 @@ from proxy.answer import Lasting
 from proxy.events import Event
 from proxy.web.forwarded import Front
 from proxy.web.hot import Hot, HotTier, Key
+from proxy.web.vitals import Heat
 
 _log = logging.getLogger("proxy.web")
 
@@ -63,6 +64,11 @@ class Lane:
         self._front = front
         self._verbatim: dict[bytes, Hot] = {}
         self._size = 0
+        self._given = 0
+
+    def heat(self) -> Heat:
+        """How much there is, and was given."""
+        return Heat(len(self._tier), self._tier.bytes, self._given)
 
     def answered(self, caller: Caller, data: bytes) -> bool:
         """Whether that was a question with an answer at hand, which was given."""
@@ -78,6 +84,7 @@ class Lane:
                 self._remember(data, hot)
             caller.before = hash(data)
         caller.send(hot.wire, hot.body)
+        self._given += 1
         client = self._client(caller, data) if caller.trusted else caller.peer
         seconds = time.perf_counter() - began
         for tell in hot.told:

@@ -30,14 +30,24 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Heat:
+    """What is ready for the wire: ``answers``, their ``bytes`` and what goes with them; ``given`` so far."""
+
+    answers: int = 0
+    bytes: int = 0
+    given: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """Where to look. ``resting``: how many origins of each index are left alone for now; ``waiting``: who waits for
-    what is on its way; ``started``: seconds since the epoch."""
+    what is on its way; ``heat``: what is ready to be sent again; ``started``: seconds since the epoch."""
 
     store: Store
     waiting: Callable[[], Mapping[str, Waiting]]
     resting: Callable[[], Mapping[str, int]]
     crowded: Callable[[], Crowded]
+    heat: Callable[[], Heat]
     limits: Bounds
     started: float
 

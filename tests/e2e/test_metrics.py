@@ -474,6 +474,9 @@ UNUSED = {
     "pipcacheproxy_evictions_total",  # their bytes are shown
     "pipcacheproxy_removed_files_total",  # so here
     "pipcacheproxy_memory_table_entries",  # and here
+    "pipcacheproxy_hot_answers",  # they come and go with what is asked
+    "pipcacheproxy_hot_bytes",
+    "pipcacheproxy_fast_lane_answers_total",  # among the requests
     "pipcacheproxy_tasks",  # the connections are, of which each is one
     "pipcacheproxy_start_time_seconds",  # process_start_time_seconds where there is no /proc
     "pipcacheproxy_verified_bodies_total",  # work that is done beside
