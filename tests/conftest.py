@@ -44,6 +44,14 @@ def upstream() -> Iterator[Upstream]:
         yield running
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["fast lane", "no lane"])
+def lane(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs a module twice whose proxy asks for it: with the fast lane, and without."""
+    ProxyServer.fast_lane = request.param
+    yield
+    ProxyServer.fast_lane = True
+
+
 @pytest.fixture
 def near() -> Iterator[Path]:
     """A directory with a short path: a local socket's may have 103 bytes, and ``tmp_path`` alone has more at times."""

@@ -54,7 +54,7 @@ every_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One proxy for the tests that speak for a client."""
     with world(tmp_path_factory.mktemp("needs")) as made:
         made.publish(*assortment())

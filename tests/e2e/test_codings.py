@@ -26,7 +26,7 @@ METADATA = ".metadata"
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One proxy that most tests share."""
     with world(tmp_path_factory.mktemp("codings"), {"freshness": {"min_reload_interval": "0s"}}) as made:
         yield made

@@ -42,7 +42,7 @@ def plain() -> Upstream:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory, plain: Upstream) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory, plain: Upstream) -> Iterator[World]:
     """One proxy that most tests share."""
     settings: Settings = {"freshness": {"min_reload_interval": "0s"}, "limits": {"range_fill_max": RANGE_FILL_MAX}}
     with world(tmp_path_factory.mktemp("files"), settings, others={"plain": plain}) as made:

@@ -37,7 +37,7 @@ PIP_26 = "pip/26.3 {}"
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One proxy that most tests share."""
     with world(tmp_path_factory.mktemp("freshness"), SETTINGS) as made:
         yield made

@@ -34,7 +34,7 @@ def tree_of(upstream: Upstream) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One proxy with an index and a mount, shared by all tests."""
     with world(tmp_path_factory.mktemp("edges"), {"admin": {"token": TOKEN}}, mounts=tree_of) as made:
         yield made

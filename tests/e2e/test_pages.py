@@ -38,7 +38,7 @@ def odd() -> Upstream:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory, second: Upstream, odd: Upstream) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory, second: Upstream, odd: Upstream) -> Iterator[World]:
     """One proxy over all of them."""
     with world(
         tmp_path_factory.mktemp("pages"),

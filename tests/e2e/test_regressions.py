@@ -31,7 +31,7 @@ STALE = {"Cache-Control": "max-age=0"}
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One proxy that most tests share, with the default interval between looks at a page."""
     with world(tmp_path_factory.mktemp("regressions"), SETTINGS) as made:
         yield made

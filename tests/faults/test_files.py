@@ -48,7 +48,7 @@ ONCE = {
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The proxy that all tests share."""
     with world(tmp_path_factory.mktemp("files"), SETTINGS) as made:
         yield made

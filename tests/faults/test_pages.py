@@ -44,7 +44,7 @@ IMPATIENT: Settings = {
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The proxy that most tests share."""
     with world(tmp_path_factory.mktemp("pages"), IMPATIENT) as made:
         yield made

@@ -65,8 +65,11 @@ class ProxyServer:
     ``clock``: the wall clock that it goes by, which a test moves (see ``harness.clocked``).
 
     Once started: ``scheme``, ``host`` and ``port`` of the first address, ``addresses`` ("host:port") of all, and
-    ``unix_socket`` as a path or None. Without TCP host is "" and port 0.
+    ``unix_socket`` as a path or None. Without TCP host is "" and port 0. ``fast_lane`` is for those whose settings say
+    nothing of it (see the fixture ``lane``).
     """
+
+    fast_lane = True
 
     def __init__(
         self,
@@ -248,7 +251,7 @@ class ProxyServer:
 
     def _settings(self) -> Settings:
         defaults: dict[str, Mapping[str, Any]] = {
-            "server": {"host": self.host or "127.0.0.1", "port": 0},
+            "server": {"host": self.host or "127.0.0.1", "port": 0, "fast_lane": self.fast_lane},
             # Of 16 MiB each, those of all tests would fill a disk.
             "cache": {"dir": str(self.cache), "ballast": 0},
             "log": {"format": "json"},
