@@ -62,4 +62,4 @@ def of_file(store: Store, listings: Listings, listed: Wanted, entry: Entry, answ
 
     listing = listing_key(listed.target.index, listed.project)
     rows = ((listed.room, entry.key), ("responses", listing))
-    return replace(answer, lasting=Lasting(rows, again, lambda: store.at_hand.unchanged(entry)))
+    return replace(answer, lasting=Lasting(rows, again, store.at_hand.unchanged(entry)))

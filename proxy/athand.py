@@ -41,8 +41,8 @@ class AtHand:
         """Whether that row is in memory."""
         return self._rows.peek(room, key) is not None
 
-    def unchanged(self, entry: Entry) -> bool:
-        """Whether the body of that entry is a file in the state in which it was last proven."""
+    def unchanged(self, entry: Entry) -> Callable[[], bool]:
+        """What tells whether the body of that entry is a file in the state in which it was last proven."""
         return self._verification.stands(entry)
 
     def body(self, entry: Entry) -> bytes | None:

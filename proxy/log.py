@@ -45,8 +45,8 @@ def _to_the_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-_Line = Callable[[float, float, str, str], str]
-"""A line of an answer that was at hand: when it was given, its seconds, its client, a request id."""
+_Line = Callable[[str, float, str, str], str]
+"""A line of an answer that was at hand: its time, its seconds, its client, a request id."""
 
 
 class JsonLines(logging.Formatter):
@@ -127,12 +127,16 @@ class Lines(logging.StreamHandler[TextIO]):
         if not self._waiting:
             return
         waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]  # of any thread, while others are added
-        ids = secrets.token_hex(8 * len(waiting))
-        lines = (
-            line(now, seconds, client, ids[16 * number : 16 * number + 16])
-            for number, (line, now, seconds, client) in enumerate(waiting)
-        )
-        self.stream.write("\n".join([*lines, ""]))
+        ids, lines, second, stamp, start = secrets.token_hex(8 * len(waiting)), [], -1, "", 0
+        for line, now, seconds, client in waiting:
+            if int(now) != second:
+                second = int(now)
+                stamp = _to_the_second(second)
+            stop = start + 16
+            lines.append(line(stamp + _THOUSANDTHS[int((now - second) * 1000)], seconds, client, ids[start:stop]))
+            start = stop
+        lines.append("")
+        self.stream.write("\n".join(lines))
 
 
 def set_up(format_name: str, level: str) -> None:
@@ -209,16 +213,16 @@ def _json_like(event: Event) -> _Line:
     said |= {name: clean(each) if isinstance(each, str) else each for name, each in _always(event).items()}
     before = f'",{orjson.dumps(said).decode()[1:-1]},"seconds":'
     between = ',"upstream_seconds":0.0,"upstream_status":null,"collapsed":false,"aborted":false,"client":'
-    return lambda now, seconds, client, request_id: (
-        f'{{"time":"{_stamp(now)}{before}{round(seconds, 6)}{between}{_told(client)},"request_id":"{request_id}"}}'
+    return lambda stamp, seconds, client, request_id: (
+        f'{{"time":"{stamp}{before}{seconds:.6f}{between}{_told(client)},"request_id":"{request_id}"}}'
     )
 
 
 def _text_like(event: Event) -> _Line:
     start = clean_line(f"{clean(event.method)} {clean(event.path)} {event.status} {event.outcome} {event.sent}B ")
     end = clean_line(f"ms ({event.because}) ")
-    return lambda now, seconds, client, _: (
-        f"{_stamp(now)} info    {start}{seconds * 1000:.1f}{end}{clean_line(clean(client))}"
+    return lambda stamp, seconds, client, _: (
+        f"{stamp} info    {start}{seconds * 1000:.1f}{end}{clean_line(clean(client))}"
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -62,13 +63,18 @@ class Verification:
         """Take the file for what its entry says only when it has been read again."""
         self._known.pop(filename, None)
 
-    def stands(self, entry: Entry) -> bool:
-        """Whether its file is in the state in which it was proven."""
-        known = self._known.get(entry.body.partition("/")[2])
-        try:
-            return known is not None and known == _state(os.stat(self._directory / entry.body), entry.sha256)
-        except OSError:
-            return False
+    def stands(self, entry: Entry) -> Callable[[], bool]:
+        """What tells, each time that it is called, whether the entry's file is in the state in which it was proven."""
+        place, filename = str(self._directory / entry.body), entry.body.partition("/")[2]
+        known, sha256, stat = self._known, entry.sha256, os.stat
+
+        def stands() -> bool:
+            try:
+                return known.get(filename) == _state(stat(place), sha256)
+            except OSError:
+                return False
+
+        return stands
 
     async def opened(self, room: RoomName, key: str, row: FileRow, entry: Entry) -> BinaryIO | None:
         """The body of that row, open for reading from the start, if it is what was kept. If not, the row is gone,

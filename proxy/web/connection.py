@@ -41,6 +41,8 @@ class Connection(web.RequestHandler):
         self.question: Key | None = None
         self.before = 0
         self._between = True
+        """Whether the parser stands between two requests, and no body is under way."""
+        self._tls = False
         self._wire: asyncio.Transport | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._untaken = 0
@@ -70,7 +72,7 @@ class Connection(web.RequestHandler):
                 return
             if len(self._messages) >= self._max_msg_queue_size:
                 # aiohttp has paused, and calls again when there is room.
-                self._held = data
+                self._held, self._between = data, False
                 return
         self._parsed(data)
 
@@ -82,10 +84,12 @@ class Connection(web.RequestHandler):
         self._close = closing and self._body.is_eof()
         super().data_received(data)
         self._close = closing
-        self._between = data.endswith(_END) and self._request_count == count + 1
+        self._between = False
         if not self._messages:
             return
         self._body = self._messages[-1][1]
+        whole = data.endswith(_END) and self._request_count == count + 1
+        self._between = whole and self._body.is_eof() and not self._upgraded
         before = [payload for _, payload in islice(self._messages, len(self._messages) - 1)]
         if self._current_request is not None:
             before.append(self._current_request.content)
@@ -98,30 +102,23 @@ class Connection(web.RequestHandler):
         """Whether what comes now begins a request that nothing is in the way of: aiohttp waits for one, its parser
         stands between two, and the client has taken all that was written."""
         waiter, wire = self._waiter, self._wire
-        return (
-            waiter is not None
-            and not waiter.done()
-            and self._between
-            and not self._held
-            and not self._upgraded
-            and self._body.is_eof()
-            and wire is not None
-            and not wire.is_closing()
-            and not unsent(wire)
-        )
+        if waiter is None or waiter.done() or not self._between or wire is None or wire.is_closing():
+            return False
+        return not (unsent(wire) if self._tls else wire.get_write_buffer_size())
 
     def send(self, first: bytes, rest: bytes) -> None:
         """Write an answer that is at hand; who does not take it is cut as everybody else."""
-        assert self._wire is not None
-        self._wire.write(first + rest if rest else first)
-        if unsent(self._wire):
+        wire = self._wire
+        assert wire is not None
+        wire.write(first + rest if rest else first)
+        if unsent(wire) if self._tls else wire.get_write_buffer_size():
             self._watch(len(first) + len(rest))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody is there."""
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
+        self._wire, self._tls = transport, transport.get_extra_info("sslcontext") is not None
         self.peer = peer_of(self.peername)
         self.trusted = self._front.trusts(self.peer)
 

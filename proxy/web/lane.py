@@ -74,7 +74,9 @@ class Lane:
         """Whether that was a question with an answer at hand, which was given."""
         began, now = time.perf_counter(), time.time()
         hot = self._verbatim.get(data)
-        if hot is None or caller.trusted or not self._tier.right(hot, now):
+        if hot is None or caller.trusted or not (
+            (hot.since <= now < hot.until and hot.sound is None) or self._tier.right(hot, now)
+        ):
             key = question_of(data)
             hot = None if key is None else self._tier.find(key, now)
             if hot is None:

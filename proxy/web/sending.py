@@ -16,10 +16,10 @@ from multidict import CIMultiDict, MultiMapping
 
 from proxy.answer import Answer, Flow, Piece, StoredStream, Stream
 from proxy.errors import ProxyError, StoreFailed, UpstreamFailed
+from proxy.web.outlet import SLICE, Outlet, Unavailable
 
 _log = logging.getLogger("proxy.web")
 
-SLICE = 256 * 1024
 FAREWELL = web.ResponseKey("farewell", bool)
 """Marks the last answer of a connection whose client may still be sending."""
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -129,30 +129,30 @@ class Sender:
         stop: int,
         sent: Sent,
     ) -> None:
-        """The bytes from ``offset`` to ``stop`` by sendfile, slice by slice, each under the stall timer."""
-        loop = asyncio.get_running_loop()
+        """The bytes from ``offset`` to ``stop`` by sendfile, each slice under the stall timer."""
+        transport = incoming.transport
+        if transport is None:
+            raise ConnectionResetError
         # The kernel cannot encrypt: over TLS every slice goes through memory.
         native = incoming.scheme == "http"
-        while offset < stop:
-            piece = await stream.beyond(offset)
-            transport = incoming.transport
-            if piece is None or transport is None or transport.is_closing():
-                raise UpstreamFailed("the body ended early") if piece is None else ConnectionResetError
-            count = min(piece.count, stop - offset, SLICE)
-            async with asyncio.timeout(self.stall):
+        with Outlet(transport, stall=self.stall) as outlet:
+            while offset < stop:
+                piece = await stream.beyond(offset)
+                if piece is None or transport.is_closing():
+                    raise UpstreamFailed("the body ended early") if piece is None else ConnectionResetError
                 if native:
                     try:
-                        # asyncio's own fallback reads by the file's position, which all followers share.
-                        sent_now = await loop.sendfile(transport, piece.file, piece.position, count, fallback=False)
-                    except asyncio.SendfileNotAvailableError:
+                        count = await outlet.send(piece, min(piece.count, stop - offset))
+                    except Unavailable:
                         native = False
                         continue
                 else:
-                    sent_now = await _copied(response, piece, count)
-            if sent_now != count:
-                raise StoreFailed("the stored file is shorter than it was")
-            offset += count
-            sent.sent += count
+                    async with asyncio.timeout(self.stall):
+                        count = await _copied(response, piece, min(piece.count, stop - offset, SLICE))
+                if not count:
+                    raise StoreFailed("the stored file is shorter than it was")
+                offset += count
+                sent.sent += count
 
     async def _chunks(self, response: web.StreamResponse, stream: Stream, sent: Sent) -> None:
         """A body of unknown length, in chunks: its last chunk is the proof that it is whole."""
