@@ -110,7 +110,9 @@ class Connection(web.RequestHandler):
         """Write an answer that is at hand; who does not take it is cut as everybody else."""
         wire = self._wire
         assert wire is not None
-        wire.write(first + rest if rest else first)
+        wire.write(first)
+        if rest:
+            wire.write(rest)
         if unsent(wire) if self._tls else wire.get_write_buffer_size():
             self._watch(len(first) + len(rest))
 

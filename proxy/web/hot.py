@@ -18,7 +18,7 @@ from proxy.web.sending import CONTROL, fields_of
 
 Key = tuple[object, ...]
 JOINED_MOST = 64 * 1024
-"""Bytes of a body that lie ready behind their head, for one write; a larger one is joined to it when it is written."""
+"""Bytes of a body that lie ready behind their head, for one write; a larger one is kept once, and has its own."""
 _OVERHEAD = 2048
 """What an answer costs beside its bytes: its key, and what makes it anew."""
 

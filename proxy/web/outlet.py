@@ -49,8 +49,9 @@ class Outlet:
             os.close(self._watched)
 
     async def send(self, piece: Piece, count: int) -> int:
-        """Send up to ``count`` bytes of a piece, at least one; 0 when the file ends before them. Raises TimeoutError when
-        the client stalls, ConnectionError when it left, another OSError when the file cannot be read, Unavailable."""
+        """Send up to ``count`` bytes of a piece, at least one; 0 when the file ends before them. Raises TimeoutError
+        when the client stalls, ConnectionError when it left, another OSError when the file cannot be read,
+        Unavailable."""
         if self._missing <= 0:
             self._missing, self._left = SLICE, self._stall
         began = self._loop.time()

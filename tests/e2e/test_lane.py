@@ -15,7 +15,9 @@ import pytest
 from tests.harness.admin import ask, refresh
 from tests.harness.behaviours import Answer
 from tests.harness.bodies import whole
+from tests.harness.certificates import pair
 from tests.harness.clocked import Clock
+from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
 from tests.harness.origin import Told, listen
 from tests.harness.packages import Distribution, wheel
@@ -384,3 +386,74 @@ def test_poisoning(here: World, client: Client) -> None:
                 assert not any(b"evil" in f"{name}{value}".encode() for name, value in told.lines)
         assert client.warmed(each, *GZIP).body == right[each]
     assert here.page_requests(file.project)[-1].path == page
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """The same over HTTPS: counted, and the same bytes; who does not take them is cut there, too."""
+    made = pair(tmp_path / "pem")
+    limits = {"limits": {"write_stall": "2s"}}
+    with world(tmp_path / "world", {"server": made.settings, **limits}) as here:
+        file = here.publish(wheel("six", padding=200_000))
+
+        def asked(path: str) -> Fetched:
+            return here.get(path, trust=made.trust())
+
+        def by_lane() -> float:
+            got = asked("/metrics")
+            return parsed(got.body.decode(), got.headers["content-type"]).sum("pipcacheproxy_fast_lane_answers_total")
+
+        path = here.path_of(file)
+        assert asked("/simple/six/").status == asked(path).status == 200
+        eventually(lambda: asked(path).hit and by_lane() > 0, "the fast lane gives it")
+        before = by_lane()
+        assert asked(path).sha256 == file.sha256
+        assert by_lane() == before + 1
+        with here.connect() as plain, made.trust().wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+            plain_size = here.proxy.rss()
+            ended = time.monotonic() + 20
+            with suppress(OSError):
+                while time.monotonic() < ended:
+                    connection.sendall(question(path))
+                    time.sleep(0.001)
+            assert time.monotonic() < ended, "it was never cut"
+            assert here.proxy.rss() - plain_size < 30 * 2**20
+
+
+def test_behind_a_trusted_proxy(tmp_path: Path) -> None:
+    """Whoever speaks for others is believed in the log here, too; for strangers nothing is read."""
+    with (
+        world(tmp_path, {"server": {"trusted_proxies": ["127.0.0.1"]}}) as here,
+        Wire("127.0.0.1", here.proxy.port) as wire,
+    ):
+        client = Client(here, wire)
+        _, page, _ = project(here)
+        client.warmed(page, *GZIP)
+        for number in range(3):
+            before = given(here)
+            client.ask(page, *GZIP, f"X-Forwarded-For: 203.0.113.7, 192.0.2.{number}")
+            assert given(here) == before + 1
+            eventually(lambda: here.proxy.requests(page)[-1]["client"] == f"192.0.2.{number}", "the log names it")  # noqa: B023 - waited for
+
+
+def test_a_host_that_is_not_served(tmp_path: Path) -> None:
+    """What is answered for one Host is not for another."""
+    with (
+        world(tmp_path, {"server": {"allowed_hosts": ["x", "127.0.0.1"]}}) as here,
+        Wire("127.0.0.1", here.proxy.port) as wire,
+    ):
+        client = Client(here, wire)
+        _, page, _ = project(here)
+        client.warmed(page, *GZIP)
+        told = wire.ask(question(page, *GZIP).replace(b"Host: x", b"Host: evil.example.com"))
+        assert told.status == 421
+        assert client.ask(page, *GZIP).status == 200
+
+
+def test_it_can_be_closed(tmp_path: Path) -> None:
+    """By either setting."""
+    for settings in ({"server": {"fast_lane": False}}, {"cache": {"hot_max_size": "0"}}):
+        with world(tmp_path / next(iter(settings)), settings) as here:
+            _, page, _ = project(here)
+            for _ in range(5):
+                assert here.get(page).status == 200
+            assert given(here) == 0
