@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import time
@@ -22,10 +23,14 @@ from tests.harness.index import JSON_V1
 from tests.harness.origin import Told, listen
 from tests.harness.packages import Distribution, wheel
 from tests.harness.scrape import Scraped, parsed
+from tests.harness.server import ProxyServer
+from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
 from tests.harness.walking import files_below
 from tests.harness.wire import Wire
 from tests.harness.world import World, fresh_name, world
+from tests.promises import g11_poisoning
+from tests.promises.mutations import request
 
 ONCE_A_SECOND = re.compile(r"(?m)^(Age|Date|Cache-Status): .*$")
 GZIP = ("Accept-Encoding: gzip", f"Accept: {JSON_V1}")
@@ -457,3 +462,33 @@ def test_it_can_be_closed(tmp_path: Path) -> None:
             for _ in range(5):
                 assert here.get(page).status == 200
             assert given(here) == 0
+
+
+def test_whatever_is_asked(tmp_path: Path) -> None:
+    """1,500 questions as nobody should ask them, each three times: a server with a fast lane and one without give the
+    same answers. (Documents of the JSON API say under which address they were asked for: none of the lane's.)"""
+    files = [wheel("well-known", f"{each}.0") for each in range(3)]
+    chance, words = random.Random(7), list[tuple[bytes, str]]()
+    with Upstream(*files) as upstream:
+        targets = [each for each in g11_poisoning.targets(upstream, files) if each.tails is not g11_poisoning.JSON]
+        for _ in range(1500):
+            target = chance.choice(targets)
+            words.append(request(target.head, target.tails, chance.choice((0.0, target.odds)), chance))
+        settings = {"server": {"fast_lane": False}, "limits": {"rest_max": "0s"}}
+        fast = ProxyServer(tmp_path / "fast", {"test": upstream.url})
+        slow = ProxyServer(tmp_path / "slow", {"test": upstream.url}, settings=settings)
+        with fast, slow, Wire(fast.host, fast.port) as one, Wire(slow.host, slow.port) as other:
+            here = World(fast, upstream)
+            paths = ["/simple/", "/simple/well-known/", *(here.path_of(file) for file in files)]
+            for path in (*paths, *(here.path_of(file, ".metadata") for file in files)):
+                one.ask(question(path))
+                other.ask(question(path))
+            eventually(lambda: all(here.file(file).hit for file in files), "all are kept")
+            for data, method in words:
+                normal = other.ask(data, method)
+                for _ in range(3):
+                    told = one.ask(data, method)
+                    assert (told.status, told.whole) == (normal.status, normal.whole), data
+                    if told.status < 400:
+                        assert steady(told) == steady(normal), data
+            assert given(here) > 500
