@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.core import negotiation, simple
 from proxy.core.freshness import validators
@@ -14,7 +15,8 @@ from proxy.core.urls import link_of, without_query
 from proxy.errors import UpstreamFailed
 from proxy.manifests import Manifest, manifest_of
 from proxy.renditions import BASE_UP, DIGEST, render
-from proxy.unpacking import read_body
+from proxy.replies import Reply
+from proxy.unpacking import read_coded
 from proxy.upstream import Upstream
 
 _RENDERING = "1"
@@ -23,16 +25,18 @@ INLINE = 64 * 1024
 """Up to so many bytes, parsing and compressing is quicker than a hop to a thread."""
 
 
+Listing = tuple[Manifest, bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A page: its version (see ``Entry.body``), its decoded bytes, where it came from without the query, its listing
-    with the dump of that, and its base rendition."""
+    """A page: its version (see ``Entry.body``), its decoded bytes, where it came from without the query, what makes its
+    listing, with the dump of that, and its base rendition."""
 
     version: str
     size: int
     url: str
-    manifest: Manifest
-    listing: bytes
+    listing: Callable[[], Listing]
     base: bytes
 
 
@@ -65,29 +69,30 @@ class Asking:
                 status = reply.head.status
                 if reply.head.status != 200:
                     return reply.head, None
-                body = await read_body(reply, limit=self._page_max)
-                if not reply.framed and not _ends_itself(body):
-                    raise UpstreamFailed("the page may have been cut short", status=503, retry_after=2)
-            return reply.head, await _received(target, reply.head, reply.url, body)
+                came, decode = await read_coded(reply, limit=self._page_max)
+            work = partial(_received, target, reply, decode)
+            return reply.head, work() if came <= INLINE // 4 else await asyncio.to_thread(work)
         except UpstreamFailed as failure:
             return failure.after(status), None
 
 
-async def _received(target: PageTarget, head: Head, url: str, body: bytes) -> Received:
-    content_type = head.header("Content-Type") or "text/html"
+def _received(target: PageTarget, reply: Reply, decode: Callable[[], bytes]) -> Received:
+    body = decode()
+    if not reply.framed and not _ends_itself(body):
+        raise UpstreamFailed("the page may have been cut short", status=503, retry_after=2)
+    page = simple.parse(body, reply.head.header("Content-Type") or "text/html", reply.url, target.project)
+    up, links = f"{BASE_UP}files/{target.index}/", page.links
+    document = simple.relocate(page.document, lambda url: up + (links.get(url) or link_of(url)))
+    base = render(document, negotiation.JSON_V1)
+    # Not of the body: where links are signed anew for each request, it never comes twice, and every
+    # rendition would be made again of what no client can tell from the last one.
+    version = hashlib.sha256(f"{_RENDERING}\0".encode() + base[:DIGEST]).hexdigest()
+    return Received(version, len(body), without_query(reply.url), partial(_listing, page), base)
 
-    def work() -> Received:
-        page = simple.parse(body, content_type, url, target.project)
-        document = simple.relocate(page.document, lambda url: f"{BASE_UP}files/{target.index}/{link_of(url)}")
-        manifest = manifest_of(page.files)
-        listing = simple.dump_listing(manifest.values())
-        base = render(document, negotiation.JSON_V1)
-        # Not of the body: where links are signed anew for each request, it never comes twice, and every
-        # rendition would be made again of what no client can tell from the last one.
-        version = hashlib.sha256(f"{_RENDERING}\0".encode() + base[:DIGEST]).hexdigest()
-        return Received(version, len(body), without_query(url), manifest, listing, base)
 
-    return work() if len(body) <= INLINE else await asyncio.to_thread(work)
+def _listing(page: simple.Page) -> Listing:
+    manifest = manifest_of(page.files, page.links)
+    return manifest, simple.dump_listing(manifest.values())
 
 
 def _ends_itself(body: bytes) -> bool:

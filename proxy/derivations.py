@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from proxy.asking import INLINE
@@ -60,6 +59,5 @@ class Derivations:
             return None
         current = await self._lookups.stored_head(entry.key)
         if current is not None and current.body == entry.body:
-            with suppress(StoreFailed):
-                await self._store.write([Row(view.key(entry), made, entry.tag)], since=since)
+            await self._store.behind.write([Row(view.key(entry), made, entry.tag)], (), since)
         return made

@@ -24,9 +24,9 @@ from proxy.directory import RoomName
 from proxy.errors import StoreFailed, UpstreamFailed
 from proxy.filebodies import etag_of, file_headers, part, proof_of, unsatisfiable, whole_or_part
 from proxy.filereplies import FileReplies
-from proxy.fill import Follower
 from proxy.fills import Fills
 from proxy.flights import Flights
+from proxy.follower import Follower
 from proxy.plan import Completed, Plan, strongest
 from proxy.replies import Reply
 from proxy.store import Store

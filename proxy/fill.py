@@ -7,7 +7,7 @@ is cut before its end and can never take it for complete.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from proxy.answer import Piece
@@ -15,6 +15,7 @@ from proxy.bodies import Spool
 from proxy.core.messages import Head
 from proxy.errors import StoreFailed, UpstreamFailed, WrongBody
 from proxy.failpoints import reach
+from proxy.follower import Follower
 from proxy.plan import Completed, Digests, GzipEnd, Plan, strongest
 from proxy.segments import Segments
 from proxy.source import Source
@@ -22,6 +23,8 @@ from proxy.store import Store
 from proxy.upstream import Upstream
 
 HOLD_BACK = 64 * 1024
+_WAITING = 2**20
+"""Bytes that may come while others are being written."""
 _READ_WITHIN = 30.0
 """Seconds for followers to read what lies in memory, where there is no other place for more."""
 
@@ -45,6 +48,7 @@ class Fill:
         self._visible = 0
         self._changed = asyncio.Event()
         self._spool: Spool | None = None
+        self._waiting: list[bytes] = []
         self._segments = Segments()
         self._readers: set[Follower] = set()
         self._moved = asyncio.Event()
@@ -178,16 +182,52 @@ class Fill:
         looks = self.plan.labelled and pinned is None and coding in ("gzip", "x-gzip")
         digests = Digests(pinned, GzipEnd() if looks else None)
         await self._open_spool(self.size)
+        writing: asyncio.Task[None] | None = None
+        try:
+            async for chunk in source:
+                self._waiting.append(chunk)
+                if writing is not None and (writing.done() or sum(map(len, self._waiting)) >= _WAITING):
+                    await writing
+                if not self._visible:
+                    await self._written(digests)
+                elif writing is None or writing.done():
+                    writing = asyncio.create_task(self._written(digests))
+        except BaseException as reason:
+            if writing is not None:
+                if isinstance(reason, asyncio.CancelledError):
+                    writing.cancel()
+                # What came is shown before it is said that no more does.
+                await asyncio.gather(writing, return_exceptions=True)
+            raise
+        if writing is not None:
+            await writing
+        return digests
+
+    async def _written(self, digests: Digests) -> None:
+        """Write what came, and what comes meanwhile, and show it: in a thread, when there is a first byte to show. That
+        is waited for also when cancelled:
+
+        task: to_thread(write)   cancelled, files closed        number 17 is another file's
+        thread:                  ... has asked for fileno() 17  pwrite(17): into the other file
+        """
         hidden = HOLD_BACK if self.plan.keep is not None else 0
-        async for chunk in source:
+        while self._waiting:
             if self._segments.full:
                 await self._room()
-            await self._written(chunk, digests)
-            self._received += len(chunk)
+            chunks, self._waiting = self._waiting, []
+            if self._visible:
+                writing = asyncio.ensure_future(asyncio.to_thread(self._write, chunks, digests))
+                try:
+                    await asyncio.shield(writing)
+                except asyncio.CancelledError:
+                    await asyncio.wait([writing])
+                    raise
+            else:
+                self._write(chunks, digests)
+            self._received += sum(map(len, chunks))
             if self._received - hidden > self._visible:
                 self._visible = self._received - hidden
                 self._tell()
-        return digests
 
     async def _open_spool(self, size: int | None) -> None:
         """A spool in the cache; or, when the cache has no room or no working disk, one that is thrown away."""
@@ -215,26 +255,14 @@ class Fill:
         self._readers.add(follower)
         self._moved.set()
 
-    async def _written(self, chunk: bytes, digests: Digests) -> None:
-        """Write in a thread, and wait for it also when cancelled:
-
-        task: to_thread(write)   cancelled, files closed        number 17 is another file's
-        thread:                  ... has asked for fileno() 17  pwrite(17): into the other file
-        """
-        writing = asyncio.ensure_future(asyncio.to_thread(self._write, chunk, digests))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
-
-    def _write(self, chunk: bytes, digests: Digests) -> None:
-        """Runs in a thread: both the write and the hash release the GIL."""
-        digests.update(chunk)
-        # When the cache's disk is full or failing the followers get the body all the same; nothing is kept.
-        self._segments.write(chunk, self._received)
-        upto = self._received + len(chunk)
-        reach("first write" if self._received == 0 else "last write" if upto == self.size else "middle write")
+    def _write(self, chunks: Sequence[bytes], digests: Digests) -> None:
+        upto = self._received
+        for chunk in chunks:
+            digests.update(chunk)
+            # When the cache's disk is full or failing the followers get the body all the same; nothing is kept.
+            self._segments.write(chunk, upto)
+            first, upto = upto == 0, upto + len(chunk)
+            reach("first write" if first else "last write" if upto == self.size else "middle write")
 
     def _verified(self, digests: Digests) -> Completed:
         assert self.head is not None
@@ -249,29 +277,3 @@ class Fill:
             return
         assert self.completed is not None
         await self.plan.keep(self._spool, self.completed)
-
-
-class Follower:
-    """One reader of a fill. It counts until it is closed, once, however often it is said."""
-
-    __slots__ = ("_follows", "fill", "offset")
-
-    def __init__(self, fill: Fill) -> None:
-        self.fill = fill
-        self._follows = True
-        self.offset = fill.base
-        fill.followers += 1
-        fill.follow(self)
-
-    async def beyond(self, offset: int) -> Piece | None:
-        """The bytes from ``offset`` of the whole body on, as far as they may be shown."""
-        if offset > self.offset:
-            self.offset = offset
-            self.fill.follow(self)
-        return await self.fill.beyond(offset)
-
-    def close(self) -> None:
-        """Follow no more; the fill itself goes on."""
-        if self._follows:
-            self._follows = False
-            self.fill.leave(self)

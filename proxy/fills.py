@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from proxy.core.patterns import Selection
 from proxy.errors import UpstreamFailed, WrongBody
 from proxy.fence import Named
-from proxy.fill import Fill, Follower
+from proxy.fill import Fill
 from proxy.flights import Waiting
+from proxy.follower import Follower
 from proxy.plan import Plan
 from proxy.store import Store
 from proxy.upstream import Upstream

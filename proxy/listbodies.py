@@ -27,8 +27,9 @@ from proxy.core.projectwriters import HtmlWriter, JsonWriter
 from proxy.core.urls import list_key, tag_of, without_query
 from proxy.errors import StoreFailed, UpstreamFailed
 from proxy.fence import page_named
-from proxy.fill import Fill, Follower
+from proxy.fill import Fill
 from proxy.fills import Fills
+from proxy.follower import Follower
 from proxy.plan import Completed, Plan
 from proxy.replies import Reply, passing
 from proxy.store import Store, StoredFile

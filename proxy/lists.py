@@ -20,8 +20,9 @@ from proxy.core.lifetime import SERIAL, response_headers
 from proxy.core.messages import CacheStatus, Entry, Head, Headers, ListTarget, Request, Rules
 from proxy.core.negotiation import coding_of, negotiate
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
-from proxy.fill import Fill, Follower
+from proxy.fill import Fill
 from proxy.flights import Flights
+from proxy.follower import Follower
 from proxy.listbodies import FIRST, ListBodies, ListView, NotModified
 from proxy.lookups import PageLimits
 from proxy.outcomes import fallen_back, served

@@ -24,8 +24,8 @@ from proxy.core.messages import CacheStatus, Entry, Head
 from proxy.core.passing import aged, kept, told_to_client
 from proxy.core.variants import Variant, chosen_by, selecting
 from proxy.errors import UpstreamFailed
-from proxy.fill import Follower
 from proxy.fills import Fills
+from proxy.follower import Follower
 from proxy.looking import Look, Looking, Shared
 from proxy.mountanswers import asked_status, from_body, mapped, passed_on, relayed
 from proxy.mountrequests import Asked, MountLimits

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
-from weakref import WeakValueDictionary
 
-from proxy.asking import Asking, Received
+from proxy.asking import INLINE, Asking, Received
 from proxy.breaker import PROBE_EVERY
 from proxy.core import decide
 from proxy.core.messages import Entry, Head, PageTarget, Request, Rules, kept_head
@@ -26,10 +25,11 @@ from proxy.errors import MalformedPage, StoreFailed, UpstreamFailed
 from proxy.fence import page_named
 from proxy.flights import Flights, Waiting
 from proxy.futile import Futile
-from proxy.manifests import Manifest, Manifests
+from proxy.manifests import Coming, Manifest, Manifests
 from proxy.renditions import BASE, all_keys
 from proxy.room import Row
 from proxy.store import Store
+from proxy.turns import Turns
 from proxy.upstream import Upstream
 
 _REMEMBERED = 10_000
@@ -52,14 +52,14 @@ class PageLimits:
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """What one look at the upstream led to. ``entry`` is the page (or the 404) to show; ``base`` and ``manifest`` are
-    its rendition and its listing if it was received or found unchanged: what is stored of it may be removed at any
-    time. ``status`` is what the upstream answered, None when it did not."""
+    its rendition and its listing, ready or being made, if it was received or found unchanged: what is stored of it may
+    be removed at any time. ``status`` is what the upstream answered, None when it did not."""
 
     after: decide.After
     status: int | None
     entry: Entry | None
     base: bytes | None = None
-    manifest: Manifest | None = None
+    manifest: Manifest | Coming | None = None
 
 
 class Lookups:
@@ -83,7 +83,7 @@ class Lookups:
         self._limits = limits
         self._clock = clock
         self._flights: Flights[Fetched] = Flights(waiters=limits.waiters)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         self._negatives: OrderedDict[str, Entry] = OrderedDict()
         self._futile = Futile(rules=rules, probe_every=limits.probe_every, clock=clock)
 
@@ -117,6 +117,7 @@ class Lookups:
         try:
             return await self._store.entry("responses", key)
         except StoreFailed:
+            self._turns.touched(key)
             return None
 
     def fetch(
@@ -129,17 +130,21 @@ class Lookups:
         return self._flights.join(key, lambda: self._fly(target, request, entry, whole, anew))
 
     async def _fly(self, target: PageTarget, request: Request, entry: Entry | None, whole: bool, anew: bool) -> Fetched:
-        since = self._store.mark()
+        key = page_key(target.index, target.project)
+        await self._turns.written(key)
+        since, mark = self._store.mark(), self._turns.mark()
         if entry is not None and entry.head.status != 200:
             # A 404 that is remembered speaks for the page, but stands beside the last good one.
             entry = await self._whole(target)
         # A page without its listing or its base is no use when it only proves unchanged: then it is asked for whole.
-        manifest = None if whole else await self._manifests.of(target.index, target.project)
+        known = entry is not None and not whole
+        manifest = await self._manifests.of(target.index, target.project) if known else None
         base = None if manifest is None or entry is None else await self._base(entry)
         answer = await self._answer(target, entry, None if base is None else entry, anew)
-        # Of two looks at a page one compares with what is stored only when the other's page is: else the older one,
-        # written last, would stay. The lock is gone with the last that holds it.
-        async with self._turns.setdefault(page_key(target.index, target.project), asyncio.Lock()):
+        async with self._turns.taken(key):
+            if answer[1] is not None and not (entry is None and self._turns.untouched(key, mark)):
+                # A look beside this one may have brought a newer page meanwhile, or the first one.
+                entry = await self._whole(target) or entry
             return await self._concluded(target, request, entry, answer, base, manifest, since)
 
     async def _concluded(
@@ -153,9 +158,6 @@ class Lookups:
         since: int,
     ) -> Fetched:
         outcome, received = answer
-        if received is not None:
-            # A look beside this one may have brought a newer page meanwhile, or the first one.
-            entry = await self._whole(target) or entry
         after = decide.after_upstream(request, entry, outcome, self._clock(), self._rules)
         status = outcome.status if isinstance(outcome, Head) else outcome.upstream_status
         self._futile.forget(page_key(target.index, target.project))
@@ -166,8 +168,8 @@ class Lookups:
             case decide.Keep() | decide.Relay() if received is not None:
                 assert isinstance(outcome, Head)
                 keep = isinstance(after, decide.Keep)
-                kept = await self._take(target, outcome, received, old=entry, keep=keep, since=since)
-                return Fetched(after, status, kept, received.base, received.manifest)
+                kept, listing = await self._take(target, outcome, received, old=entry, keep=keep, since=since)
+                return Fetched(after, status, kept, received.base, listing)
             case decide.Keep() | decide.Relay():
                 after = decide.Fail("the upstream answered with something that is no page", 502, None)
                 return Fetched(after, status, None)
@@ -266,20 +268,19 @@ class Lookups:
 
     async def _take(
         self, target: PageTarget, head: Head, received: Received, *, old: Entry | None, keep: bool, since: int
-    ) -> Entry:
-        """Put a new page (its listing at least) into the store; a store that fails costs only the keeping."""
+    ) -> tuple[Entry, Manifest | Coming]:
+        """Put a new page (its listing at least) into the store, behind; one that fails costs only the keeping."""
         key, tag = page_key(target.index, target.project), tag_of(target.index, target.project)
         entry = Entry(key, tag, received.url, kept_head(head), received.version, received.size, received.version)
         self._negatives.pop(key, None)
         self._store.at_hand.changed("responses", key)
-        rows = [self._manifests.put(target.index, target.project, received.manifest, received.listing, since)]
-        drop: list[str] = []
+        behind, drop = received.size > INLINE, list[str]()
+        listing, rows, more = self._manifests.take(target.index, target.project, received.listing, since, behind=behind)
         if keep:
             rows += [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag)]
             drop = all_keys(old) if old is not None and old.body != entry.body else []
-        with suppress(StoreFailed):
-            await self._store.write(rows, drop=drop, since=since)
-        return entry
+        self._turns.writing(key, await self._store.behind.write(rows, drop, since, more))
+        return entry, listing
 
     async def _refreshed(self, entry: Entry, head: Head, since: int) -> Entry:
         entry = replace(entry, head=head)
@@ -289,6 +290,6 @@ class Lookups:
         if current is not None and current.body != entry.body:
             # A newer page came meanwhile, and dropped the renditions that this head speaks for.
             return current
-        with suppress(StoreFailed):
-            await self._store.write([Row(entry.key, dump_entry(entry), entry.tag)], since=since)
+        row = Row(entry.key, dump_entry(entry), entry.tag)
+        self._turns.writing(entry.key, await self._store.behind.write([row], (), since))
         return entry

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 
 from proxy.core.patterns import Selection
@@ -20,6 +20,7 @@ from proxy.room import Row
 from proxy.store import Store
 
 Manifest = Mapping[str, Listed]
+Coming = asyncio.Task[tuple[Manifest, Row]]
 
 _FILES_IN_MEMORY = 50_000
 _INLINE = 16 * 1024
@@ -32,11 +33,14 @@ class Manifests:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._decoded: OrderedDict[str, Manifest] = OrderedDict()
+        self._coming: dict[str, Coming] = {}
         self._files = 0
 
     async def of(self, index: str, project: str) -> Manifest | None:
         """The last listing of that project; None when no page of it is known."""
         key, since = listing_key(index, project), self._store.mark()
+        if (coming := self._coming.get(key)) is not None:
+            return (await asyncio.shield(coming))[0]
         manifest = self._decoded.get(key)
         if manifest is not None:
             self._decoded.move_to_end(key)
@@ -64,8 +68,38 @@ class Manifests:
         self._store.at_hand.changed("responses", key)
         return Row(key, dumped, tag_of(index, project))
 
+    def take(
+        self, index: str, project: str, make: Callable[[], tuple[Manifest, bytes]], since: int, *, behind: bool
+    ) -> tuple[Manifest | Coming, list[Row], Awaitable[Row] | None]:
+        """The same of a listing that is to be made; also what is given to who has the page. Where that takes a while it
+        is made ``behind``: who asks for it waits for it, and its row comes later."""
+        if not behind:
+            manifest, dumped = make()
+            return manifest, [self.put(index, project, manifest, dumped, since)], None
+        coming = self._made_behind(index, project, make, since)
+        return coming, [], _row_of(coming)
+
+    def _made_behind(self, index: str, project: str, make: Callable[[], tuple[Manifest, bytes]], since: int) -> Coming:
+        key = listing_key(index, project)
+
+        async def making() -> tuple[Manifest, Row]:
+            manifest, dumped = await asyncio.to_thread(make)
+            return manifest, self.put(index, project, manifest, dumped, since)
+
+        def made(_: Coming) -> None:
+            if self._coming.get(key) is coming:
+                del self._coming[key]
+
+        self._files -= len(self._decoded.pop(key, ()))
+        self._store.at_hand.changed("responses", key)
+        coming = self._coming[key] = asyncio.create_task(making())
+        coming.add_done_callback(made)
+        return coming
+
     def forget(self, selection: Selection) -> None:
         """Drop the listings of pages that were removed."""
+        for key in [key for key in self._coming if selection.covers(*page_named(key))]:
+            del self._coming[key]
         for key in [key for key in self._decoded if selection.covers(*page_named(key))]:
             self._files -= len(self._decoded.pop(key))
 
@@ -79,14 +113,19 @@ class Manifests:
         return manifest
 
 
-def manifest_of(files: Iterable[Listed]) -> Manifest:
+def manifest_of(files: Iterable[Listed], links: Mapping[str, str] | None = None) -> Manifest:
     """Files by location; the first of two that share one counts. What has no place below a path of ours is left
-    out: a URL with userinfo, say."""
+    out: a URL with userinfo, say. ``links``: the locations that are known already, by URL."""
     manifest: dict[str, Listed] = {}
+    known = links or {}
     for listed in files:
         with suppress(ValueError):
-            manifest.setdefault(location_of(listed.url), listed)
+            manifest.setdefault(known.get(listed.url) or location_of(listed.url), listed)
     return manifest
+
+
+async def _row_of(coming: Coming) -> Row:
+    return (await coming)[1]
 
 
 def _decoded(row: bytes) -> Manifest:

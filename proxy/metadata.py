@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.again import until, with_headers
@@ -164,8 +163,7 @@ class Metadata:
         if entry is not None and sha256 != entry.sha256:
             return None
         if known or answer.cache_status.stored:
-            with suppress(StoreFailed):
-                await self._store.write([Row(_key(listed.key, sha256, coding), coded, listed.tag)], since=since)
+            await self._store.behind.write([Row(_key(listed.key, sha256, coding), coded, listed.tag)], (), since)
         return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds)
 
 

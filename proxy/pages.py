@@ -232,6 +232,8 @@ class Pages:
             case decide.Keep(negative=True):
                 return None
             case _:
+                if isinstance(fetched.manifest, asyncio.Task):
+                    return (await asyncio.shield(fetched.manifest))[0]
                 return fetched.manifest or await self.manifest(index, project)
 
     def _remember_look(self, key: str, failure: UpstreamFailed | None, mark: int) -> None:

@@ -222,6 +222,8 @@ class _Chunks:
         timer, but never wakes who waits for the body: so the wait is begun anew every second, which it refuses
         (RuntimeError) on a connection that is gone.
         """
+        if data := self._response.content.read_nowait(CHUNK):
+            return data
         while True:
             try:
                 async with asyncio.timeout(_LOOK_EVERY) as look:

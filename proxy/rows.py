@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from proxy.ahead import Ahead
 from proxy.core.messages import Entry
 from proxy.directory import ROOMS, RoomName
 from proxy.entries import MARK, dump_entry, load_entry
@@ -29,6 +30,7 @@ class Rows:
 
     def __init__(self, table: Table, workers: Workers, fence: Fence) -> None:
         self._table = table
+        self.ahead = Ahead(fence)
         self._fence = fence
         self._workers = workers
         self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
@@ -36,6 +38,8 @@ class Rows:
 
     def peek(self, room: RoomName, key: str) -> Value | None:
         """The row if it is in memory, and is not being removed."""
+        if room == "responses" and (coming := self.ahead.get(key)) is not None:
+            return coming
         item = self._table.get(room, key)
         if item is None or self._fence.removing(room, key):
             return None
@@ -44,6 +48,8 @@ class Rows:
 
     def at_hand(self, room: RoomName, key: str) -> Entry | None:
         """The entry of a row that is in memory, if it was decoded before."""
+        if room == "responses" and self.ahead.get(key) is not None:
+            return None
         item = self._table.get(room, key)
         if item is None or self._fence.removing(room, key):
             return None
@@ -55,6 +61,8 @@ class Rows:
         value = self.peek(room, key)
         if value is None:
             value = await self._workers.ask(room, partial(Room.get, key=key), writes=False)
+            if (newer := self.peek(room, key)) is not None:
+                return newer  # or the same: what was brought, or written, while the thread had another look
             if value is not None and self._fence.removing(room, key):
                 return None
             if value is not None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.adoption import Adoption
+from proxy.ahead import WriteBehind
 from proxy.athand import AtHand
 from proxy.ballast import Ballast
 from proxy.bodies import Spool, discard_spool, open_spool
@@ -89,6 +90,7 @@ class Store:
         self.inventory = Inventory(self._workers, self._rows, self.fence)
         self.at_hand = AtHand(directory, self._table, self._rows, self.fence, self.verification)
         self.rounds = Rounds(directory, self._rows, self._workers, self.verification)
+        self.behind = WriteBehind(self._rows.ahead, self.write, self._adoption.spawn)
         self._behind: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -116,11 +118,7 @@ class Store:
             lock = await asyncio.to_thread(claim, directory)
         except OSError as error:
             raise StoreFailed("the cache directory cannot be used") from error
-        limits: dict[RoomName, int] = {
-            "wheels": max_size,
-            "responses": responses_max_size,
-            "mounts": mounts_max_size,
-        }
+        limits: dict[RoomName, int] = {"wheels": max_size, "responses": responses_max_size, "mounts": mounts_max_size}
         held = Ballast(directory, ballast, min_free=min_free)
         store = cls(directory, lock, limits, min_free=min_free, ballast=held, memory=memory)
         try:

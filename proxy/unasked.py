@@ -21,8 +21,8 @@ from proxy.errors import UpstreamFailed
 from proxy.extraction import TAKEN, Extraction
 from proxy.filebodies import etag_of, whole_or_part
 from proxy.files import Files
-from proxy.fill import Follower
 from proxy.fills import Fills
+from proxy.follower import Follower
 from proxy.jsonapi import JsonApi
 from proxy.listbodies import ListBodies
 from proxy.lists import Lists

@@ -56,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         "rounds",
         "admintoken",
         "athand",
+        "ahead",
     },
     "upstream": {
         "upstream",
@@ -69,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
         "rests",
         "breaker",
     },
-    "fills": {"fills", "fill", "segments", "source", "plan", "flights"},
+    "fills": {"fills", "fill", "follower", "segments", "source", "plan", "flights"},
     "gateway": {
         "gateway",
         "mounts",
@@ -80,6 +81,7 @@ ROOMS: dict[str, set[str]] = {
         "shelf",
         "pages",
         "lookups",
+        "turns",
         "outcomes",
         "manifests",
         "renditions",
@@ -155,6 +157,7 @@ FOREIGN: dict[str, set[str]] = {
     "orjson": {"core", "entries", "renditions", "log", "web"},
     "jinja2": {"web/landing"},
     "backports": {"codings"},
+    "isal": {"codings", "unpacking"},
     # Python 3.14's name for the same.
     "compression": {"codings"},
 }

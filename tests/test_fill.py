@@ -25,8 +25,9 @@ from proxy.calls import Site
 from proxy.connections import Budget
 from proxy.core.messages import Entry
 from proxy.errors import UpstreamFailed, WrongBody
-from proxy.fill import HOLD_BACK, Follower
+from proxy.fill import HOLD_BACK
 from proxy.fills import Fills
+from proxy.follower import Follower
 from proxy.plan import Completed, Plan, strongest
 from proxy.replies import Reply
 from proxy.segments import IN_MEMORY

@@ -14,7 +14,8 @@ import pytest
 
 from proxy import source as source_module
 from proxy.errors import UpstreamFailed, WrongBody
-from proxy.fill import HOLD_BACK, Follower
+from proxy.fill import HOLD_BACK
+from proxy.follower import Follower
 from proxy.replies import Reply
 from proxy.source import PROGRESS
 from tests.harness.behaviours import Answer, Behaviour, hang_up, polite

@@ -15,7 +15,7 @@ import orjson
 
 from proxy.core import hypertext
 from proxy.core.negotiation import HTML, HTML_V1, JSON_V1
-from proxy.core.urls import normalise_project
+from proxy.core.urls import normalise_project, plain_links
 from proxy.errors import MalformedPage
 
 DEPTH_LIMIT = 32
@@ -25,6 +25,8 @@ _BRACKETS_LIMIT = 5 * hypertext.FILES_LIMIT
 JSON_TYPES = {JSON_V1, "application/vnd.pypi.simple.latest+json", "application/json"}
 HTML_TYPES = {HTML, HTML_V1, "application/vnd.pypi.simple.latest+html", "application/xhtml+xml"}
 _HEX = re.compile(r"[0-9A-Fa-f]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NESTING = frozenset((dict, list))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,16 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A project's page: the document of PEP 691 with absolute file URLs, and what it lists."""
+    """A project's page: the document of PEP 691 with absolute file URLs, and their ``plain_links``."""
 
     project: str
     document: dict[str, Any]
-    files: tuple[Listed, ...]
+    links: Mapping[str, str]
+
+    @property
+    def files(self) -> tuple[Listed, ...]:
+        """What it lists, made anew each time."""
+        return tuple(_listed(file) for file in self.document["files"])
 
 
 def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
@@ -61,15 +68,13 @@ def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in JSON_TYPES:
-        document = _read_json(body, url, project)
-    elif media_type in HTML_TYPES:
-        document = hypertext.read(body, url, project)
-    else:
-        raise MalformedPage("the page has a type that is no Simple API page")
-    return Page(project, document, tuple(_listed(file) for file in document["files"]))
+        return _read_json(body, url, project)
+    if media_type in HTML_TYPES:
+        return Page(project, hypertext.read(body, url, project), {})
+    raise MalformedPage("the page has a type that is no Simple API page")
 
 
-def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
+def _read_json(body: bytes, url: str, project: str) -> Page:
     if crowded(body):
         raise MalformedPage("the page holds too many values")
     try:
@@ -89,30 +94,46 @@ def _read_json(body: bytes, url: str, project: str) -> dict[str, Any]:
         raise MalformedPage("the page lists too many files")
     if deeper_than(document, DEPTH_LIMIT):
         raise MalformedPage("the page is nested too deeply")
-    document["files"] = [file for file in files if _made_absolute(file, url)]
-    return document
+    links = _links_as_they_are(files)
+    if not links:
+        document["files"] = [file for file in files if _made_absolute(file, url)]
+    return Page(project, document, links)
 
 
 def crowded(body: bytes) -> bool:
     """Whether this JSON may hold more values than any honest document: looked at before it is read, for every three
     bytes of ``{},{},{},`` become ninety."""
-    return body.count(b",") > _COMMAS_LIMIT or body.count(b"{") + body.count(b"[") > _BRACKETS_LIMIT
+    if len(body) > _COMMAS_LIMIT and body.count(b",") > _COMMAS_LIMIT:
+        return True
+    return len(body) > _BRACKETS_LIMIT and body.count(b"{") + body.count(b"[") > _BRACKETS_LIMIT
 
 
 def deeper_than(value: Any, limit: int) -> bool:
-    """Whether lists and objects are nested more than ``limit`` deep; level by level, because a recursion could
-    itself run too deep."""
+    """Whether lists and objects, as they were read from JSON, are nested more than ``limit`` deep; level by level,
+    because a recursion could itself run too deep."""
     level = [value]
     for _ in range(limit):
         level = [
             child
             for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) in _NESTING
         ]
         if not level:
             return False
     return True
+
+
+def _links_as_they_are(files: list[Any]) -> Mapping[str, str]:
+    """The ``plain_links`` of files that all have a name, and no link that would become another: so it is on most pages.
+    Else nothing."""
+    try:
+        links = plain_links([file["url"] for file in files])
+        "".join([file["filename"] for file in files])
+        provenances = [file.get("provenance") for file in files]
+    except (AttributeError, KeyError, TypeError):
+        return {}  # whoever looks at them one by one says what is wrong
+    return links if all(type(each) is not str or each.startswith("https://") for each in provenances) else {}
 
 
 def _made_absolute(file: Any, base: str) -> bool:
@@ -148,6 +169,8 @@ def _listed(file: Mapping[str, Any]) -> Listed:
 def _hashes(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         return {}
+    if len(value) == 1 and type(digest := value.get("sha256")) is str and _SHA256.fullmatch(digest):
+        return value
     return {
         name.lower(): digest.lower()
         for name, digest in value.items()

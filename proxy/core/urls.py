@@ -8,7 +8,8 @@ the same file when their *locations* are equal: host in lower case, each path se
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import string
+from collections.abc import Collection, Sequence
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from proxy.core.messages import FileTarget, JsonTarget, ListTarget, Moved, NotHere, PageTarget, RawTarget, Target
@@ -24,6 +25,8 @@ _VERSION = re.compile(r"[A-Z0-9][A-Z0-9.!+_-]{0,99}", re.IGNORECASE | re.ASCII)
 _INDEX_END = "/simple/"
 # Most URLs: nothing in them can be spelled in another way. The way around saves seconds on the largest pages.
 _PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+)")
+_PLAIN_ORIGIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?/)")
+_PLAIN_OCTETS = (string.ascii_letters + string.digits + "._~-/:\n").encode()
 # Escapes that the front gate refuses in a request; in a link they are escaped once more.
 _HAZARDS = re.compile(r"%(2f|5c|00|0a|0d)", re.IGNORECASE)
 _SDIST_SUFFIXES = (
@@ -155,6 +158,21 @@ def link_of(url: str) -> str:
 def _plain(url: str) -> str | None:
     found = _PLAIN.fullmatch(url)
     return found[1] if found is not None and "/." not in url else None
+
+
+def plain_links(urls: Sequence[str]) -> dict[str, str]:
+    """``link_of`` and ``location_of``, which are the same there, by URL, where all of them are plain and of one origin;
+    else nothing. They are looked at as one text: for a page's thousands that takes a tenth of the time."""
+    origin = _PLAIN_ORIGIN.match(urls[0]) if urls else None
+    text, count = "\n".join(urls), len(urls)
+    if origin is None or not text.isascii() or text.encode("ascii").translate(None, _PLAIN_OCTETS):
+        return {}
+    begin_so = text.count("\n") == text.count(f"\n{origin[0]}") == count - 1
+    no_more = text.count(":") == count * origin[0].count(":") and text.count("//") == count
+    if not begin_so or not no_more or "/." in text or "/\n" in text or text.endswith("/"):
+        return {}
+    start = origin.start(1)
+    return {url: url[start:] for url in urls}
 
 
 def _link(url: str) -> str:

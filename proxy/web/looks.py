@@ -42,7 +42,8 @@ class Looks:
         return told(Directory(dir=path_text(self._store.directory)), "where the cache lies")
 
     async def info(self, _: Nothing, __: Caller) -> Answer:
-        """Sums, limits and ratios: nothing is walked."""
+        """Sums, limits and ratios: nothing is walked. What has been answered is counted."""
+        await self._store.behind.settled()
         stats = self._store.stats()
         info = info_of(
             self._store.directory,

@@ -18,6 +18,7 @@ from proxy.core.urls import (
     link_of,
     location_of,
     parse_target,
+    plain_links,
     projects_of,
     usable_name,
 )
@@ -431,6 +432,31 @@ def test_the_short_way_is_the_long_way(scheme: str, rest: str) -> None:
 
 
 URL_LIKE = st.text(CHARACTERS | st.sampled_from("/?#:@[]%\\.;\t\n\ud800"), max_size=30)
+
+
+HOSTS, PATHS = st.sampled_from(["files.example.com", "h"]), st.text("ab.-_~/", max_size=9)
+PLAIN = st.builds("https://{}/{}".format, HOSTS, PATHS)
+ORIGINS = st.sampled_from(["https://h/", "http://h/", "https://h:8080/", ""])
+ANY = st.builds("{}{}".format, ORIGINS, st.text("ab./:%\n ?#é"))
+
+
+@given(urls=st.lists(PLAIN, max_size=4) | st.lists(PLAIN | ANY, max_size=4))
+@example(urls=["https://h/https://h/x"])
+@example(urls=["https://h/a", "https://h/", "https://h/b"])
+@example(urls=["https://h/a\nhttps://h/b"])
+@example(urls=["https://h/a", "https://h/b/"])
+@example(urls=["https://h:8080/a", "https://h:8080/b", "https://h:8080/b"])
+def test_all_links_at_once_are_those_one_by_one(urls: list[str]) -> None:
+    """Or it is left to them: then for all."""
+    found = plain_links(urls)
+    assert set(found) in (set(), set(urls))
+    assert all(link == link_of(url) == location_of(url) for url, link in found.items())
+
+
+def test_most_pages_are_looked_at_at_once() -> None:
+    """Those of one host, with and without a port."""
+    for origin in ("https://files.example.com", "http://127.0.0.1:8080"):
+        assert len(plain_links([f"{origin}/packages/{name}-1.0~a.tar.gz" for name in ("a", "b_b", "c-c")])) == 3
 
 
 @given(st.sampled_from(["http://", "https://", "http:", "", "HTTP://h/", "http://h:", "http://[", "//"]), URL_LIKE)

@@ -23,7 +23,7 @@ from tests.harness.index import JSON_V1
 from tests.harness.origin import Told, listen
 from tests.harness.packages import Distribution, wheel
 from tests.harness.scrape import Scraped, parsed
-from tests.harness.server import ProxyServer
+from tests.harness.server import ProxyServer, Settings
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
 from tests.harness.walking import files_below
@@ -474,7 +474,7 @@ def test_whatever_is_asked(tmp_path: Path) -> None:
         for _ in range(1500):
             target = chance.choice(targets)
             words.append(request(target.head, target.tails, chance.choice((0.0, target.odds)), chance))
-        settings = {"server": {"fast_lane": False}, "limits": {"rest_max": "0s"}}
+        settings: Settings = {"server": {"fast_lane": False}, "limits": {"rest_max": "0s"}}
         fast = ProxyServer(tmp_path / "fast", {"test": upstream.url})
         slow = ProxyServer(tmp_path / "slow", {"test": upstream.url}, settings=settings)
         with fast, slow, Wire(fast.host, fast.port) as one, Wire(slow.host, slow.port) as other:

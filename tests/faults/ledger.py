@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -21,7 +22,14 @@ class Ledger:
     def __init__(self, here: World) -> None:
         self._here = here
         self._before = scraped(here)
+        # What was answered before is kept, and counted, a moment later.
+        eventually(self._settled, "what was answered before is kept")
         here.proxy.forget()
+
+    def _settled(self) -> bool:
+        time.sleep(0.02)
+        before, self._before = self._before, scraped(self._here)
+        return self._before.moved(before, KEPT) == 0
 
     def answered(self, path: str, status: int, outcome: str, because: Collection[str], kind: str) -> dict[str, Any]:
         """The log line of the one request for that path, once it is written and counted. Raises AssertionError when it

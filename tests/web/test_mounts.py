@@ -17,9 +17,10 @@ from proxy.answer import Answer, Flow, Upload
 from proxy.core.messages import CacheStatus, Headers, RawTarget, Request
 from proxy.errors import ProxyError, Refused
 from proxy.web.listener import Listener
+from proxy.web.outlet import SLICE
 from proxy.web.problems import problem
 from proxy.web.routes import kind_of
-from proxy.web.sending import SLICE, Sender, Sent
+from proxy.web.sending import Sender, Sent
 from proxy.web.translate import request_of, translated
 from proxy.web.uploads import upload_of
 

@@ -21,8 +21,9 @@ from proxy.answer import Answer, Flow, Piece, StoredStream
 from proxy.core.messages import CacheStatus, FileTarget, Headers, Moved, NotHere, PageTarget, Request, Target
 from proxy.errors import Refused, StoreFailed, UpstreamFailed
 from proxy.web.listener import Listener
+from proxy.web.outlet import SLICE
 from proxy.web.problems import problem
-from proxy.web.sending import SLICE, Sender, Sent
+from proxy.web.sending import Sender, Sent
 from proxy.web.translate import translated
 from tests.harness.server import ProxyServer
 from tests.harness.upstream import Upstream
