@@ -3,7 +3,8 @@
 # make promises   what this cache promises, its goal and what is measured, a line each (ARGS="G1 G4": these alone)
 # make soak    the same in the long size: hours in all, half an hour of it G17 (ARGS="G17")
 # make conformance   the public HTTP cache suite (Node and npm are needed); writes docs/conformance.md
-# make bench   measure start, memory, cold and warm answers (ARGS="start cold")
+# make bench   measure beside nginx and aiohttp, write tests/bench/RESULTS.md (ARGS="start cold": these measurements)
+# make bench-quick   warm answers beside nginx and aiohttp in two minutes, as ratios (wrk is needed)
 # make lint    ruff, mypy and bandit over the whole tree
 # make audit   known vulnerabilities of what it is tested with
 # make clean   remove the environment and what tools left behind
@@ -22,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 export COVERAGE_FILE = $(abspath $(VENV))/coverage
 export HYPOTHESIS_STORAGE_DIRECTORY = $(abspath $(VENV))/hypothesis
 
-.PHONY: serve test promises soak conformance bench lint audit clean
+.PHONY: serve test promises soak conformance bench bench-quick lint audit clean
 
 serve: $(VENV)/installed
 	exec $(BIN)/pip-cache-proxy serve $(ARGS)
@@ -47,7 +48,10 @@ soak: $(VENV)/installed-test
 
 # Figures, not tests: what they are worth depends on the machine and on what else it does.
 bench: $(VENV)/installed-test
-	$(BIN)/python -m tests.bench $(ARGS)
+	$(BIN)/python -m tests.bench $(or $(ARGS),table)
+
+bench-quick: $(VENV)/installed-test
+	$(BIN)/python -m tests.bench table-quick
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check --cache-dir $(VENV)/ruff .

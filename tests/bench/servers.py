@@ -73,22 +73,15 @@ class Server:
 
     def rss(self) -> int:
         """Resident memory now, in bytes."""
-        return self._memory("VmRSS")
+        return rss_of(self.pid)
 
     def peak_rss(self) -> int:
         """Most resident memory since the start, in bytes."""
-        return self._memory("VmHWM")
+        return _memory(self.pid, "VmHWM")
 
     def cpu(self) -> float:
         """Seconds of CPU used so far, user and system."""
-        # proc(5): the second field may hold spaces, so count from its closing bracket.
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
-    def _memory(self, name: str) -> int:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
+        return cpu_of(self.pid)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=_PATIENCE)
@@ -101,11 +94,29 @@ class Server:
             connection.close()
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process used so far, user and system."""
+    # proc(5): the second field may hold spaces, so count from its closing bracket.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def rss_of(pid: int) -> int:
+    """Resident memory of a process, in bytes."""
+    return _memory(pid, "VmRSS")
+
+
+def _memory(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def proxy(directory: Path, upstream: Upstream, *prefix: str) -> Server:
     """The proxy over ``directory / "cache"``, its log in a file, the upstream as its index "test". ``prefix``: what the
     interpreter is told before that (see ``harness.unproven``)."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     settings: Mapping[str, Mapping[str, Any]] = {
         "server": {"host": HOST, "port": port},
         "cache": {"dir": str(directory / "cache")},
@@ -119,11 +130,12 @@ def proxy(directory: Path, upstream: Upstream, *prefix: str) -> Server:
 def plain(directory: Path) -> Server:
     """The server beside it, which serves the files of ``directory``; without a log."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     return Server(["-m", "tests.bench.plain", HOST, str(port), str(directory)], port, directory / "plain.log")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that was free just now."""
     with socket.create_server((HOST, 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
