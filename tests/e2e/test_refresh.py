@@ -17,6 +17,8 @@ from tests.harness.exchange import Gate
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
 from tests.harness.packages import Distribution, wheel
+from tests.harness.scrape import parsed
+from tests.harness.waiting import eventually
 from tests.harness.world import AS_JSON, PATIENCE, World, fresh_name, listen, world
 
 PORTAL = Answer(
@@ -159,6 +161,12 @@ def arrived(here: World, gate: Gate) -> None:
     assert here.get("/healthz").status == 200
 
 
+def waiting(here: World) -> float:
+    """How many requests wait for what is on its way."""
+    got = here.get("/metrics")
+    return parsed(got.body.decode(), got.headers["content-type"]).sum("pipcacheproxy_waiters")
+
+
 def test_a_look_that_began_before_is_not_enough(here: World) -> None:
     """Its answer may be older than what the operator knows of: it is let land, then the page is asked for."""
     gate = Gate()
@@ -201,8 +209,9 @@ def test_a_client_who_comes_later_shares_it(here: World) -> None:
     with here.connect() as operator, here.connect() as client:
         begin_refresh(here, name, operator)
         assert gate.reached.wait(PATIENCE)
+        before = waiting(here)
         client.sendall(f"GET /simple/{name}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        arrived(here, gate)
+        eventually(lambda: waiting(here) == before + 1, "the client has joined it")
         gate.open()
         assert json.loads(listen(operator).body)["outcome"] == "refreshed"
         assert "collapsed" in listen(client).headers["cache-status"]
