@@ -48,11 +48,12 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A project's page: the document of PEP 691 with absolute file URLs, and their ``plain_links``."""
+    """A project's page: the document of PEP 691 with absolute file URLs, and their ``plain_links``, if those could be
+    told: they are found in the document, too, and no part of what it says."""
 
     project: str
     document: dict[str, Any]
-    links: Mapping[str, str]
+    links: Mapping[str, str] = field(compare=False)
 
     @property
     def files(self) -> tuple[Listed, ...]:
