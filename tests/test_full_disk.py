@@ -85,6 +85,9 @@ def main(script):
 
 REMOVE = """
 ballast, restarted, kinds = int(sys.argv[2]), sys.argv[3] == "restarted", sys.argv[4]
+def held():
+    path = where / "ballast"
+    return path.exists() and path.stat().st_size == min(ballast, os.statvfs(disk).f_blocks * 4096 // 16)
 async def remove(store, pattern):
     fill()
     before = store.inventory.sums()
@@ -94,7 +97,8 @@ async def remove(store, pattern):
     assert sums.wheels.bytes == sum(files_in(where / "wheels").values())
     assert sums.mounts.bytes == sum(files_in(where / "mounts").values())
     assert not list((where / "incoming").iterdir())
-    assert free() > 0
+    # What two small files leave can be taken whole by the ballast and a frame in each log.
+    assert free() > 0 or held()
     assert store.degraded is None, store.degraded
     return removed.files
 async def script():
@@ -137,8 +141,7 @@ async def script():
     await mounts(store, "again", 3, 3000)
     assert store.degraded is None
     assert all(room.logged for room in store._workers.rooms.values())
-    wanted = min(ballast, os.statvfs(disk).f_blocks * 4096 // 16)
-    assert (where / "ballast").stat().st_size == wanted if ballast else not (where / "ballast").exists()
+    assert held() if ballast else not (where / "ballast").exists()
     after = store.inventory.sums()
     await store.close()
     store = await open_store(where, **options)

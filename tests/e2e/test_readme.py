@@ -23,6 +23,7 @@ from tests.harness.lan import NAME, Lan
 from tests.harness.server import ROOT, ProxyServer
 from tests.harness.toolbox import Tool
 from tests.harness.upstream import Upstream
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -66,11 +67,16 @@ class Network:
         self.plain.forget()
         self.secure.forget()
 
-    def served(self, name: str = WHEEL) -> bool:
-        """Whether either of them sent that file since; it is forgotten then."""
-        seen = [*self.plain.requests("/files/"), *self.secure.requests("/files/")]
+    def check_served(self, name: str = WHEEL) -> None:
+        """Either of them sent that file since; it is forgotten then."""
+
+        def sent() -> bool:
+            seen = [*self.plain.requests("/files/"), *self.secure.requests("/files/")]
+            return any(each["path"].endswith(name) and each["status"] == 200 for each in seen)
+
+        # A line is written when the answer has gone, and with others.
+        eventually(sent, f"{name} is sent")
         self.forget()
-        return any(each["path"].endswith(name) and each["status"] == 200 for each in seen)
 
 
 def warmed(directory: Path, settings: dict[str, object], lan: Lan) -> ProxyServer:
@@ -143,7 +149,7 @@ def row(
                 run(place(), [first])
         network.forget()
         run(place(), [first, *more])
-        assert network.served(file), base
+        network.check_served(file)
 
 
 def on_path(desk: Desk, directory: Path) -> None:
@@ -275,7 +281,7 @@ def test_pip_for_good(network: Network, place: Callable[[], Desk], new_pip: Pip)
     desk.environment |= {"PIP_FIND_LINKS": str(empty), "PIP_EXTRA_INDEX_URL": empty.as_uri()}
     desk.run(*script([block("pip config set")], "pip", "--python", desk.python, "install", "delta"))
     check(desk)
-    assert network.served()
+    network.check_served()
 
 
 def test_project_files(network: Network, place: Callable[[], Desk], pdm: Tool, pipenv: Tool) -> None:
@@ -285,20 +291,20 @@ def test_project_files(network: Network, place: Callable[[], Desk], pdm: Tool, p
     del desk.environment["UV_NO_CONFIG"]
     desk.run(uv.find_uv_bin(), "sync")
     check(desk)
-    assert network.served()
+    network.check_served()
 
     desk = place()
     desk.write_project("delta", more=block("# pyproject.toml, for PDM"))
     desk.run(pdm.command(), "install", "--no-self")
     check(desk)
-    assert network.served()
+    network.check_served()
 
     desk = place()
     desk.write("Pipfile", block("# Pipfile") + '[packages]\ndelta = "*"\n')
     desk.run(pipenv.command(), "lock")
     desk.run(pipenv.command(), "sync")
     check(desk)
-    assert network.served()
+    network.check_served()
 
 
 @pytest.mark.parametrize("where", ["image", "CI"])
@@ -318,7 +324,7 @@ def test_environments(where: str, network: Network, place: Callable[[], Desk], n
         else:
             desk.run(uv.find_uv_bin(), "pip", "install", "delta")
         check(desk)
-        assert network.served()
+        network.check_served()
 
 
 def test_lock_files_by_sed(

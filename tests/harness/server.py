@@ -22,6 +22,8 @@ from tests.harness.walking import files_below
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0
+# Lines of answers from memory are written together, this often at least (seconds; with room for a busy machine).
+QUIET = 0.2
 Settings = Mapping[str, Mapping[str, Any]]
 Line = dict[str, Any]
 Condition = Callable[[list[Line]], object]
@@ -192,7 +194,8 @@ class ProxyServer:
         return lines
 
     def requests(self, prefix: str = "/") -> list[Line]:
-        """Request lines whose path starts so."""
+        """Request lines whose path starts so, once no more come: a line is written after its answer has gone."""
+        self._settle()
         return [line for line in self.log_lines() if str(line.get("path", "")).startswith(prefix)]
 
     def forget(self) -> None:
@@ -292,6 +295,12 @@ class ProxyServer:
                 if left <= 0:
                     raise AssertionError(f"not seen within {timeout} s; the proxy said:\n{''.join(self._lines)}")
                 self._changed.wait(min(left, 0.1))
+
+    def _settle(self) -> None:
+        ended = time.monotonic() + PATIENCE / 10
+        with self._changed:
+            while time.monotonic() < ended and self._changed.wait(QUIET):
+                pass
 
     def _finish(self) -> None:
         if self._process is not None:
