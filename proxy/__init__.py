@@ -3,7 +3,8 @@
 cli.py       the command: serve, check; cache: cachecommand (cacheoptions, pipwords: pip's words), on a server (remote)
              or on the directory itself (unserved)             config.py  settings (sections: all keys; spelling; tls)
 app.py       puts everything together; the only module that knows everyone (rules, sites: what settings mean; listening:
-             sockets; entrance, descriptors: who is let in; startline, address: where to find us; admintoken; deepcheck)
+             sockets; entrance, descriptors: who is let in; startline, address: where to find us; heap: memory
+             that goes back; admintoken; deepcheck)
 web/         talks to clients: gate, routes, listener (connection: one of them), problems, forwarded (what front proxies
              say), and the translators between aiohttp and our values: translate (in; uploads: bodies), sending (out;
              outlet: files). What was asked before: lane (as its bytes come in), hot (answers ready for it). Operations:

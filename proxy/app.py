@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import http_parser
 
-from proxy import admintoken, descriptors, log
+from proxy import admintoken, descriptors, heap, log
 from proxy.address import Address, address_for, published, withdraw
 from proxy.config import Settings
 from proxy.entrance import Crowd
@@ -78,6 +78,7 @@ def run(settings: Settings) -> int:
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise OSError("aiohttp lacks its C parser on this platform: install a wheel of aiohttp")
     sys.setswitchinterval(_TURN)
+    heap.use_one_arena()
     enough = descriptors.ask_for(settings.limits.client_connections)
     if enough is not None:
         _log.warning("the system's limit on open files is enough for %d connections, not client_connections", enough)
@@ -130,11 +131,24 @@ async def serve(settings: Settings) -> None:
         await sockets.serve(listener, context, crowd, silence=limits.keepalive_timeout, stall=limits.write_stall)
         with published(settings.cache.dir, _address(settings, sockets)):
             announce(settings, sockets)
-            gc.freeze()  # What is here now stays: looking through all of it would hold everybody up, again and again.
+            await _settle(rooms)
             await stopping.wait()
         _log.info("stopping: draining for up to %g s", settings.server.drain, extra={"event": "stopping"})
         sockets.close()
         await _drain(listener, door, settings.server.drain)
+
+
+async def _settle(rooms: AsyncExitStack) -> None:
+    """What the first answers can do without."""
+    await asyncio.to_thread(_load_the_rest)
+    gc.freeze()  # What is here now stays: looking through all of it would hold everybody up, again and again.
+    trimming = asyncio.create_task(heap.give_back_now_and_then())
+    rooms.callback(trimming.cancel)
+
+
+def _load_the_rest() -> None:
+    """Whoever needs it before waits for it, as for any import."""
+    from proxy.core import judge  # noqa: F401 - only loaded
 
 
 def _address(settings: Settings, sockets: Sockets) -> Address:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import diskcache  # type: ignore[import-untyped, unused-ignore]
-from diskcache.core import MODE_BINARY as MODE_BINARY  # type: ignore[import-untyped, unused-ignore]
+import diskcache  # type: ignore[import-untyped, unused-ignore]  # it has no types
+from diskcache.core import MODE_BINARY as MODE_BINARY  # type: ignore[import-untyped, unused-ignore]  # nor this
 from diskcache.core import MODE_RAW as MODE_RAW
 from diskcache.core import UNKNOWN
 
@@ -90,7 +90,7 @@ def value_of(key: str, mode: object, filename: object, value: object) -> Value:
     raise Foreign("a value that is no bytes")
 
 
-class BytesDisk(diskcache.Disk):  # type: ignore[misc]
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # of no known type
     """Text keys and bytes, or a body that is in its place already. No pickle either way (CVE-2025-69872)."""
 
     def __init__(self, directory: str, **settings: Any) -> None:

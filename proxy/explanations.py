@@ -16,6 +16,7 @@ from proxy.core import decide
 from proxy.core.freshness import assess
 from proxy.core.lifetime import SERIAL
 from proxy.core.messages import (
+    KEPT,
     Entry,
     FileTarget,
     JsonTarget,
@@ -36,7 +37,6 @@ from proxy.wanted import Wanted, room_of
 
 _UNLISTED = "no page that is known lists that file"
 _DOUBTED = "the last body of that file was wrong, so its page is looked at first"
-_SHOWN = frozenset({"age", "cache-control", "content-type", "date", "etag", "expires", "last-modified", "vary", SERIAL})
 
 
 class Explanations:
@@ -149,7 +149,7 @@ class Explanations:
                 last_modified=head.header("Last-Modified"),
                 serial=head.header(SERIAL),
                 body=entry.body,
-                headers=tuple(each for each in head.headers if each[0].lower() in _SHOWN),
+                headers=tuple(each for each in head.headers if each[0].lower() in KEPT),
             ),
         )
 

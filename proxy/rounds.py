@@ -145,7 +145,7 @@ class Rounds:
             return
         with handle:
             _read_from_disk(handle.fileno())
-            if await self._verification.proves(name, key, row, entry, handle.fileno(), rate=rate):
+            if await self._verification.proves(name, key, row, entry, handle.fileno(), rate=rate) is not None:
                 went.bodies, went.bytes = went.bodies + 1, went.bytes + entry.size
             else:
                 went.damaged.append(f"{name}/{row.filename}")

@@ -33,7 +33,7 @@ class Segments:
             self.files.append((0, os.fdopen(os.dup(spool), "r+b", buffering=0)))
             return
         try:
-            self.files.append((0, tempfile.TemporaryFile(buffering=0, dir=directory)))  # noqa: SIM115
+            self.files.append((0, tempfile.TemporaryFile(buffering=0, dir=directory)))  # noqa: SIM115 - see close
         except OSError:
             self._elsewhere(0)
 
@@ -92,7 +92,7 @@ class Segments:
     def _elsewhere(self, at: int) -> None:
         if len(self.files) < 2 and self._memory is None:
             with suppress(OSError):
-                self.files.append((at, tempfile.TemporaryFile(buffering=0)))  # noqa: SIM115
+                self.files.append((at, tempfile.TemporaryFile(buffering=0)))  # noqa: SIM115 - see close
                 return
         self._in_memory(at)
 

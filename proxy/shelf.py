@@ -1,6 +1,8 @@
 """What is kept of mounts: for every URL a list of its variants, and each of them a row with its body (RFC 9111 §4.1).
 
 The body comes first, the list last: one that is on no list is found by nobody, and the least recently used go first.
+A kill between the two leaves such a body, as the eviction of a list does. It is no orphan: its row names it and counts
+it, operators see it, and the next answer to the same request takes its row, and its place.
 """
 
 from __future__ import annotations

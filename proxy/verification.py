@@ -49,7 +49,7 @@ class Verification:
         self._rows = rows
         self._workers = workers
         self._known: dict[str, int] = {}
-        self._under_way: dict[str, asyncio.Task[bool]] = {}
+        self._under_way: dict[str, asyncio.Task[int | None]] = {}
         self._threads = ThreadPoolExecutor(THREADS, "store-hash")
 
     def trust(self, filename: str, sha256: str, found: os.stat_result) -> None:
@@ -102,13 +102,15 @@ class Verification:
             raise self._workers.failed(error, "read bodies") from error
 
     async def _holds(self, room: RoomName, key: str, row: FileRow, entry: Entry, handle: BinaryIO) -> bool:
+        if self._known.get(row.filename) == self._seen(handle, entry):
+            return True
         for _ in range(_TURNS):
-            if self._known.get(row.filename) == self._seen(handle, entry):
-                return True
             proof = self._under_way.get(row.filename) or self._begun(room, key, row, entry, handle)
             # It goes on when who asked leaves: whoever gave up waiting for a large one finds it proven next time.
-            if not await asyncio.shield(proof):
-                return False
+            proven = await asyncio.shield(proof)
+            # Not what is known of it now: others may doubt it again by then, and it is as sound as it was.
+            if proven is None or proven == self._seen(handle, entry):
+                return proven is not None
         await self._removed(room, key, row)  # it is written to all the time
         return False
 
@@ -118,13 +120,15 @@ class Verification:
         except OSError as error:
             raise self._workers.failed(error, "read bodies") from error
 
-    def _begun(self, room: RoomName, key: str, row: FileRow, entry: Entry, handle: BinaryIO) -> asyncio.Task[bool]:
+    def _begun(
+        self, room: RoomName, key: str, row: FileRow, entry: Entry, handle: BinaryIO
+    ) -> asyncio.Task[int | None]:
         try:
             own = os.fdopen(os.dup(handle.fileno()), "rb")
         except OSError as error:
             raise self._workers.failed(error, "read bodies") from error
 
-        def ended(proof: asyncio.Task[bool]) -> None:
+        def ended(proof: asyncio.Task[int | None]) -> None:
             del self._under_way[row.filename]
             own.close()
             if not proof.cancelled():
@@ -136,8 +140,9 @@ class Verification:
 
     async def proves(
         self, room: RoomName, key: str, row: FileRow, entry: Entry, descriptor: int, *, rate: float | None = None
-    ) -> bool:
-        """Read and hash the body, at ``rate`` bytes per second at most; a damaged one goes."""
+    ) -> int | None:
+        """Read and hash the body, at ``rate`` bytes per second at most: the state of the file in which it was found
+        sound. A damaged one goes, and is None."""
         try:
             # Taken before it is read: what is written from here on makes another state of it.
             found = os.fstat(descriptor)
@@ -146,10 +151,10 @@ class Verification:
             raise self._workers.failed(error, "read bodies") from error
         if not sound:
             await self._removed(room, key, row)
-            return False
+            return None
         self.trust(row.filename, entry.sha256, found)
         self.proven = Sum(self.proven.count + 1, self.proven.bytes + entry.size)
-        return True
+        return _state(found, entry.sha256)
 
     async def _removed(self, room: RoomName, key: str, row: FileRow) -> None:
         self._known.pop(row.filename, None)

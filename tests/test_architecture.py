@@ -111,7 +111,7 @@ ROOMS: dict[str, set[str]] = {
     # Small enough to be seen where settings are: whether a secret can be read is found at start.
     "credentials": {"credentials"},
     "config": {"config", "sections", "spelling", "tls"},
-    "app": {"app", "rules", "sites", "listening", "entrance", "descriptors", "startline", "address"},
+    "app": {"app", "rules", "sites", "listening", "entrance", "descriptors", "startline", "address", "heap"},
     "cli": {"cli", "__main__", "cachecommand", "cacheoptions", "pipwords", "remote", "unserved", "deepcheck"},
 }
 

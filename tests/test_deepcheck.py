@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def filled(work: object, directory: Path) -> None:
+def filled(work: Callable[[Store], Awaitable[object]], directory: Path) -> None:
     """Do that with the store, and write two values."""
 
     async def fill() -> None:
         store: Store = await open_store(directory / "cache")
-        await work(store)  # type: ignore[operator]
+        await work(store)
         await store.write([Row("value", b"value", TAG), Row("other", b"other", TAG)])
         await store.close()
 

@@ -167,7 +167,7 @@ def test_html_links(upstream: Upstream, six: Distribution, links: str) -> None:
         "relative": f'href="../../packages/six/{six.filename}#',
         "base": f'href="{six.filename}#',
     }
-    upstream.index.html_only(links)  # type: ignore[arg-type]
+    upstream.index.html_only(links)  # type: ignore[arg-type]  # a key of those above
     _, body = get(upstream, "/simple/six/", ACCEPT_JSON)
     assert spellings[links].encode() in body
     assert (b"<base " in body) == (links == "base")

@@ -203,7 +203,7 @@ async def test_a_page_on_its_way_into_the_store_is_not_overtaken(desk: Desk) -> 
     await asyncio.gather(slow, newer, held_up)
     kept = await desk.lookups.known(SIX)
     assert kept is not None
-    assert kept.body == (await newer).entry.body  # type: ignore[union-attr]
+    assert kept.body == (await newer).entry.body  # type: ignore[union-attr]  # it found one
     assert await desk.store.read(BASE.key(kept)) is not None
 
 

@@ -104,7 +104,9 @@ class Room:
         """What is stored, once nothing is under way, and all is asked that is to be asked behind a client's back."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                while self.mounts.waiting.under_way or len(origin.asked) < len(wanted.seen.asked):  # noqa: ASYNC110
+                while (  # noqa: ASYNC110 - neither of them tells
+                    self.mounts.waiting.under_way or len(origin.asked) < len(wanted.seen.asked)
+                ):
                     await asyncio.sleep(0.001)
         rows = []
         for url in URLS:

@@ -73,7 +73,7 @@ async def test_write_and_drop_are_one_transaction(store: Store, tmp_path: Path) 
 async def test_only_bytes_are_kept(store: Store, value: object) -> None:
     """Anything but bytes is refused: diskcache would pickle it."""
     with pytest.raises((StoreFailed, TypeError)):
-        await store.write([Row("key", value, TAG)])  # type: ignore[arg-type]
+        await store.write([Row("key", value, TAG)])  # type: ignore[arg-type]  # what is refused
     assert store.stats().responses.count == 0
 
 

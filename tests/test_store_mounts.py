@@ -16,11 +16,13 @@ import pytest
 import pytest_asyncio
 
 from proxy import fence as fence_module
-from proxy.core.messages import Entry, Head
+from proxy.core.messages import Entry, Head, RawTarget, Request
 from proxy.core.mounted import body_name, raw_key, tag_of_mount, variants_key
+from proxy.core.patterns import ALL, Selection
 from proxy.errors import Forgotten, StoreFailed
 from proxy.fence import Fence, name_of
 from proxy.room import Room
+from proxy.shelf import Shelf
 from proxy.store import Row, Store
 from tests.conftest import missing
 from tests.harness.server import ROOT
@@ -50,6 +52,36 @@ async def kept(store: Store, rest: str, *, mount: str = "files", variant: str = 
 
 
 # --- the room
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("again", [False, True], ids=["asked for again", "never asked for again"])
+async def test_a_body_that_no_list_names(tmp_path: Path, again: bool) -> None:
+    """A kill between the two leaves one. It is not served; it is counted, it goes when room is needed, and the next
+    answer to the same request takes its place."""
+    store = await open_store(tmp_path / "cache")
+    target = RawTarget("files", "a/b.bin")
+    one = await raw(store, target.rest, b"one")
+    await store.close()
+    store = await open_store(tmp_path / "cache")
+    shelf = Shelf(store)
+    found = await shelf.find(Request("GET", target, {}), target)
+    assert found.entry is None
+    seen, _ = await store.inventory.page(Selection(kinds=ALL), None, 10)
+    assert [(each.what, each.path) for each in seen] == [("raw", one.body)]
+    assert store.stats().mounts.count == 1
+    if again:
+        spool = await store.spool()
+        os.write(spool.fd, b"second")
+        entry = replace(entry_of(one.key, b"second", tag=one.tag), head=Head(200, (), 5.0, 6.0))
+        await shelf.keep(target, found.variant, entry, spool, store.mark(), 7.0)
+        await store.discard(spool)
+        assert (await shelf.find(Request("GET", target, {}), target)).entry is not None
+        assert await kept(store, target.rest) == b"second"
+    else:
+        assert await store.remove("mounts", [one.key]) > 0
+    assert len(files_in(store.directory / "mounts")) == store.stats().mounts.count == int(again)
+    await store.close()
 
 
 @pytest.mark.asyncio

@@ -121,7 +121,7 @@ def count_jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(digest: object, descriptor: int, start: int, stop: int) -> None:
         jobs.append(start)
-        real(digest, descriptor, start, stop)  # type: ignore[arg-type]
+        real(digest, descriptor, start, stop)  # type: ignore[arg-type]  # as they came
 
     monkeypatch.setattr(verification, "_update", counted)
     return jobs
@@ -213,7 +213,7 @@ async def test_a_file_that_is_written_to_all_the_time_is_not_served(
         path, real, modes = place_of(store), verification._update, [0o640, 0o600] * 10
 
         def touching(*arguments: object) -> None:
-            real(*arguments)  # type: ignore[arg-type]
+            real(*arguments)  # type: ignore[arg-type]  # as they came
             before = path.stat().st_ctime_ns
             while path.exists() and path.stat().st_ctime_ns == before:
                 os.chmod(path, modes.pop())
@@ -223,6 +223,30 @@ async def test_a_file_that_is_written_to_all_the_time_is_not_served(
         os.chmod(path, 0o640)
         assert await store.stored("wheels", "six") is None
         assert not path.exists()
+    finally:
+        await store.close()
+
+
+async def test_doubt_alone_costs_no_body(tmp_path: Path) -> None:
+    """Clients whose connections break doubt the body at every moment, and it is read again for who asks; but nobody
+    writes to it: it is served, and stays."""
+    store = await open_store(tmp_path / "cache")
+
+    async def doubting(filename: str) -> None:
+        while True:
+            store.verification.doubt(filename)
+            await asyncio.sleep(0)
+
+    try:
+        kept = await keep(store, "six", BODY)
+        doubts = asyncio.create_task(doubting(kept.body.removeprefix("wheels/")))
+        await asyncio.sleep(0)
+        try:
+            assert await body_of(store, "six") == BODY
+        finally:
+            doubts.cancel()
+        assert store.verification.proven.count == 1
+        assert store.stats().wheels.damaged == 0
     finally:
         await store.close()
 

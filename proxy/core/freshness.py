@@ -26,7 +26,6 @@ from proxy.core.fields import (
     parse_date,
     parse_seconds,
 )
-from proxy.core.judge import Question, Slot, StatedLife, View, controller
 from proxy.core.lifetime import (
     HEURISTICALLY_CACHEABLE,
     SERIAL,
@@ -36,7 +35,7 @@ from proxy.core.lifetime import (
     read,
     serial_of,
 )
-from proxy.core.messages import PERSONAL, Entry, Head, Headers, Rules
+from proxy.core.messages import Entry, Head, Headers, Rules, kept_head
 from proxy.core.passing import NOT_STORED, for_one_connection
 from proxy.core.variants import selecting
 from proxy.core.wishes import max_stale, shortening, wishes_of
@@ -115,6 +114,10 @@ def assess(request_headers: Mapping[str, str], head: Head, now: float, rules: Ru
 # The same head is judged again and again while it is warm, with an age that changes once a second.
 @lru_cache(maxsize=1024)
 def _judged(head: Head, allowance: int, wanted: str) -> bool:
+    # Here and below, not at the top: the judge brings an HTTP client with it that is not needed to start with, and
+    # takes a fifth of the time of all imports (``app`` loads it once there are answers).
+    from proxy.core.judge import Question, Slot, StatedLife, controller
+
     question: Any = Question({"cache-control": wanted})
     view = StatedLife(allowance, keep=True).apply(_view(read(head)))
     return controller(Slot(view)).cached_request(question) is not False
@@ -151,6 +154,8 @@ def storable(head: Head, rules: Rules, request_headers: Mapping[str, str] | None
         view = replace(_view(said), status=200)
     else:
         view = _view(said)
+    from proxy.core.judge import Question, Slot, StatedLife, controller
+
     slot = Slot()
     question: Any = Question({})
     controller(slot, STORABLE).cache_response(question, StatedLife(0, keep=keep).apply(view))
@@ -175,6 +180,8 @@ def shareable(said: Said) -> bool:
 
 def validators(head: Head) -> dict[str, str]:
     """The conditions of a revalidation (RFC 9111 §4.3.1); empty when there is no well-formed validator."""
+    from proxy.core.judge import Question, Slot, controller
+
     question: Any = Question({})
     return controller(Slot(_view(read(head)))).conditional_headers(question)
 
@@ -182,18 +189,20 @@ def validators(head: Head) -> dict[str, str]:
 def refreshed(head: Head, not_modified: Head, rules: Rules) -> Head:
     """The stored head with a 304 folded in (RFC 9111 §3.2, §4.3.4), and the 304's times.
 
-    A mount's takes every field but those of §3.1 and Content-Length. An index's keeps the fields that say what its
-    body is, for that is stored as it was understood (§3.2: "caches in this situation MAY omit these header fields"):
-    Content-*, and the validators unless the 304 names the same ETag; a serial is not lowered. (Taking a foreign ETag
-    would be for ever: the next question would ask for that version, the next 304 confirm it, over the old body.)
-    Date and Age say when *this* answer was made, so the old ones go.
+    A mount's takes every field but those of §3.1 and Content-Length. An index's has only those that are read again
+    (``kept_head``), and keeps those that say what its body is, for that is stored as it was understood (§3.2: "caches
+    in this situation MAY omit these header fields"): Content-Type, and the validators unless the 304 names the same
+    ETag; a serial is not lowered. (Taking a foreign ETag would be for ever: the next question would ask for that
+    version, the next 304 confirm it, over the old body.) Date and Age say when *this* answer was made, so the old go.
     """
+    from proxy.core.judge import Question, Slot, View, controller
+
     stored, said = read(head), read(not_modified)
     excluded = for_one_connection(not_modified.headers) | NOT_STORED
     # RFC 9110 §14.4: in a 304 it says nothing.
     excluded |= {"content-range"}
     if not rules.transparent:
-        excluded |= PERSONAL | {name for name in said.fields if name.startswith("content-")}
+        excluded |= {name for name in said.fields if name.startswith("content-")}
         if not _same_tag(stored.fields.get("etag"), said.fields.get("etag")):
             excluded |= {"etag", "last-modified"}
         # A lower one, or one that is no number, would let an older page replace this one.
@@ -205,7 +214,8 @@ def refreshed(head: Head, not_modified: Head, rules: Rules) -> Head:
     question: Any = Question({})
     update: Any = View(not_modified.status, changes)
     controller(Slot(View(head.status, lines))).update_cached_response(question, update)
-    return Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at)
+    folded = Head(head.status, lines.lines, not_modified.asked_at, not_modified.received_at)
+    return folded if rules.transparent else kept_head(folded)
 
 
 def remains(refreshed_head: Head, stored: Head, rules: Rules, request_headers: Mapping[str, str]) -> bool:
@@ -247,6 +257,8 @@ def _view(said: Said) -> Any:
     """The fields the controller acts on, apart from those ``StatedLife`` says. A validator only when it is
     well-formed: two of them combined are none. 301 and 308 are shown as 200, because the controller takes
     every permanent redirect for fresh, for ever."""
+    from proxy.core.judge import View
+
     headers = {}
     if (tag := entity_tag(said.fields.get("etag"))) is not None:
         headers["etag"] = tag

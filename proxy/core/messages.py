@@ -116,25 +116,25 @@ class Head:
         return combined(self.headers, name)
 
 
-# What an upstream told us alone, and where a URL may be that is signed for us: nobody else may see it, so it is not
-# kept.
-PERSONAL = frozenset({
-    "authentication-info",
-    "content-location",
-    "link",
-    "location",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "refresh",
-    "set-cookie",
-    "set-cookie2",
-    "www-authenticate",
+# All that is read again of an index's answer: how long it lives, and which version of what it is. Its other fields are
+# shown to nobody, and may be for us alone: cookies, realms, URLs that are signed for us, names that only its operator
+# knows. So they are not kept. (Of a mount all are passed on, and kept but for those of RFC 9111 §3.1: see ``passing``.)
+KEPT = frozenset({
+    "age",
+    "cache-control",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "vary",
+    "x-pypi-last-serial",
 })  # fmt: skip
 
 
 def kept_head(head: Head) -> Head:
-    """The head as it may lie on disk."""
-    headers = tuple((name, value) for name, value in head.headers if name.lower() not in PERSONAL)
+    """The head of an index's answer as it lies on disk."""
+    headers = tuple((name, value) for name, value in head.headers if name.lower() in KEPT)
     return replace(head, headers=headers)
 
 

@@ -40,7 +40,7 @@ class Listener(web.Server):
         lane: Lane | None = None,
         **kwargs: object,
     ) -> None:
-        super().__init__(handler, **kwargs)  # type: ignore[arg-type]
+        super().__init__(handler, **kwargs)  # type: ignore[arg-type]  # aiohttp's own, passed on
         self._connections_max = connections_max
         self._per_address_max = connections_max if per_address_max is None else per_address_max
         self._front = front
@@ -79,7 +79,7 @@ class Listener(web.Server):
     async def flushed(self) -> None:
         """Return once the system has taken all that was written for clients: it goes on sending when we are gone."""
         # asyncio tells nobody when a buffer has run empty: only the protocol that writes, and only below a mark.
-        while any(unsent(each.transport) for each in self.connections if each.transport is not None):  # noqa: ASYNC110
+        while any(unsent(each.transport) for each in self.connections if each.transport):  # noqa: ASYNC110 - see above
             await asyncio.sleep(_LOOK_AGAIN)
 
     def cut_all(self) -> None:

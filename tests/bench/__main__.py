@@ -1,5 +1,5 @@
-"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing] [inventory] [lists] [safety]``: all when
-none is named, some 7 minutes; ``table`` and ``table-quick`` only by name."""
+"""``python -m tests.bench [start] [codings] [cold] [warm] [crowd] [listing] [inventory] [lists] [safety]
+[scale]``: all when none is named, some 10 minutes; ``table`` and ``table-quick`` only by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import codings, cold, crowd, everything, inventory, listing, lists, safety, start, warm
+from tests.bench import codings, cold, crowd, everything, inventory, listing, lists, safety, scale, start, warm
 
 MEASUREMENTS = {
     "start": start.run,
@@ -19,6 +19,7 @@ MEASUREMENTS = {
     "inventory": inventory.run,
     "lists": lists.run,
     "safety": safety.run,
+    "scale": scale.run,
 }
 NAMED = {"table": everything.full, "table-quick": everything.quick}
 

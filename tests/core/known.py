@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tests.core.scripts import NEW, OLD, Says, Step
 
@@ -10,9 +11,9 @@ TAG_A, WEAK_A, WEAK_B = (("ETag", '"a"'),), (("ETag", 'W/"a"'),), (("ETag", 'W/"
 LIVES = Says(control=("max-age=30",))
 
 
-def told(others: tuple[tuple[str, str], ...], status: int = 200, **more: object) -> Says:
+def told(others: tuple[tuple[str, str], ...], status: int = 200, **more: Any) -> Says:
     """An answer with these lines."""
-    return replace(Says(status, others=others), **more)  # type: ignore[arg-type]
+    return replace(Says(status, others=others), **more)
 
 
 KNOWN = {

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.messages import CacheStatus, Entry, Head, Headers, combined, kept_head
 
-HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encoding"), ("X-Empty", ""))
+HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encoding"), ("X-PyPI-Last-Serial", ""))
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ HEADERS: Headers = (("Vary", "Accept"), ("ETag", '"1"'), ("vary", "Accept-Encodi
         ("vary", "Accept, Accept-Encoding"),
         ("VARY", "Accept, Accept-Encoding"),
         ("etag", '"1"'),
-        ("x-empty", ""),
+        ("x-pypi-last-serial", ""),
         ("age", None),
     ],
 )
@@ -28,10 +28,10 @@ def test_header(name: str, value: str | None) -> None:
 
 
 def test_kept_head() -> None:
-    """What was meant for us alone is not kept, however it is spelled; all else is, in its order."""
+    """What is read again is kept, in its order; not what may be for us alone, under whatever name."""
     personal = ("Set-Cookie", "SET-COOKIE2", "WWW-Authenticate", "Proxy-Authenticate", "authentication-info")
     signed = ("Content-Location", "Link", "Location", "Refresh")
-    told = tuple((name, "secret") for name in (*personal, *signed, "Proxy-Authentication-Info"))
+    told = tuple((name, "secret") for name in (*personal, *signed, "Proxy-Authentication-Info", "X-Debug"))
     head = Head(200, (*told[:3], *HEADERS, *told[3:]), 1.0, 2.0)
     assert kept_head(head) == Head(200, HEADERS, 1.0, 2.0)
 

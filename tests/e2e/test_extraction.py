@@ -120,7 +120,7 @@ def test_in_every_form(here: World) -> None:
                 assert (got.body, got.headers["content-length"]) == (b"", str(len(file.metadata)))
             else:
                 assert got.decoded == (file.metadata[5:25] if status == 206 else file.metadata)
-            eventually(lambda: metadata(here, file, method="HEAD").hit, "the metadata is kept")  # noqa: B023
+            eventually(lambda: metadata(here, file, method="HEAD").hit, "the metadata is kept")  # noqa: B023 - now
         assert metadata(here, file, {"If-None-Match": f'"sha256-{file.metadata_sha256}"'}).status == 304
         assert wheels_fetched(here, file) == 1
 

@@ -19,12 +19,12 @@ import pytest
 from tests.harness.behaviours import Answer, polite
 from tests.harness.bodies import whole
 from tests.harness.exchange import Gate
-from tests.harness.fetch import Fetched, fetch
+from tests.harness.fetch import fetch
 from tests.harness.packages import Distribution, blob, sdist, wheel
 from tests.harness.server import Settings
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
-from tests.harness.world import AS_JSON, World, fresh_name, world
+from tests.harness.world import AS_JSON, World, fresh_name, right, world
 
 SMALL, BIG = 200_000, 3_000_000
 RANGE_FILL_MAX = 1_000_000
@@ -49,25 +49,12 @@ def here(lane: None, tmp_path_factory: pytest.TempPathFactory, plain: Upstream) 
         yield made
 
 
-def cold(here: World, size: int = SMALL) -> Distribution:
-    """A new file of that size that nobody asked for yet; its page was looked at."""
-    name = fresh_name("blob")
-    made = here.publish(blob(name, size=size, seed=len(name)))
-    assert here.page(name).status == 200
-    return made
-
-
 def cached(here: World, size: int = SMALL) -> Distribution:
-    """The same, in the cache."""
-    made = cold(here, size)
+    """A file of that size that is in the cache."""
+    made = here.cold(size)
     assert here.file(made).sha256 == made.sha256
     eventually(lambda: here.file(made).hit, "the file is kept")
     return made
-
-
-def right(got: Fetched, file: Distribution) -> bool:
-    """Whether it is the whole file."""
-    return (got.status, got.complete, got.sha256) == (200, True, file.sha256)
 
 
 # --- what can be asked of a file
@@ -126,7 +113,7 @@ def warm(here: World) -> Distribution:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_requests(here: World, warm: Distribution, case: Case, state: str, method: str) -> None:
     """RFC 9110 §13 and §14, the same answer cached or not; HEAD knows no Range, and costs no upstream request."""
-    file = warm if state == "cached" else cold(here)
+    file = warm if state == "cached" else here.cold(SMALL)
     before = len(here.file_requests(file))
     etag = f'"sha256-{file.sha256}"'
     headers = {name: value.format(etag=etag) for name, value in case.headers.items()}
@@ -162,7 +149,7 @@ def test_requests(here: World, warm: Distribution, case: Case, state: str, metho
 
 def test_ranges_of_a_big_file_are_relayed(here: World) -> None:
     """Larger than ``range_fill_max``: just the range, asked for once by all who want it; nothing is kept."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     gate = Gate()
     here.script_file(file, Answer(held=gate))
     answers = here.all_at_once(here.path_of(file), 6, gate, ["Range: bytes=-10000"])
@@ -179,7 +166,7 @@ def test_ranges_of_a_big_file_are_relayed(here: World) -> None:
 @pytest.mark.parametrize(("asked", "start", "stop"), [("0-99", 0, 100), ("2999000-", 2_999_000, BIG)])
 def test_an_upstream_that_ignores_ranges(here: World, asked: str, start: int, stop: int) -> None:
     """Its 200 is cut to what was asked for."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     here.script_file(file, Answer(status=200, body=file.body, without=("Content-Range",)))
     got = here.file(file, {"Range": f"bytes={asked}"})
     assert (got.status, got.body) == (206, b"".join(file.body.read(start, stop)))
@@ -188,7 +175,7 @@ def test_an_upstream_that_ignores_ranges(here: World, asked: str, start: int, st
 
 def test_another_range_than_asked_for(here: World) -> None:
     """A 206 that says other bytes is a failure of the upstream, not an answer."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     here.script_file(file, Answer(headers={"Content-Range": f"bytes 5-9/{BIG}"}, body=b"wrong"))
     got = here.file(file, {"Range": "bytes=0-4"})
     assert got.status == 502
@@ -196,7 +183,7 @@ def test_another_range_than_asked_for(here: World) -> None:
 
 def test_a_resumed_download_follows_the_fill(here: World) -> None:
     """``bytes=N-`` with our ETag in If-Range, as pip resumes: the whole is fetched and kept, also of a big file."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     got = here.file(file, {"Range": "bytes=1000000-", "If-Range": f'"sha256-{file.sha256}"'})
     assert (got.status, got.body) == (206, b"".join(file.body.read(1_000_000, BIG)))
     (asked,) = here.file_requests(file)
@@ -322,7 +309,7 @@ def test_a_delisted_file_that_is_cached_is_served(here: World) -> None:
 
 def test_a_delisted_file_that_is_not_cached_is_missing(here: World) -> None:
     """Gone from the upstream and from its page: 404, from one look at the page."""
-    file = cold(here)
+    file = here.cold(SMALL)
     here.publish(wheel(file.project, "2.0"))
     here.upstream.index.remove(file)
     assert here.file(file).status == 404
@@ -331,7 +318,7 @@ def test_a_delisted_file_that_is_not_cached_is_missing(here: World) -> None:
 
 def test_a_new_file_is_found_by_a_look_at_its_page(here: World) -> None:
     """A lock file names what the stored page does not: one look, then the file."""
-    file = cold(here)
+    file = here.cold(SMALL)
     new = here.publish(wheel(file.project, "2.0"))
     assert right(here.file(new), new)
     assert len(here.page_requests(file.project)) == 2
@@ -372,7 +359,7 @@ def test_a_chunked_file_of_unknown_size(here: World, plain: Upstream) -> None:
 
 def test_a_client_that_leaves_does_not_stop_the_fill(here: World) -> None:
     """What was begun for one is there for the next; one upstream request."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     gate = Gate()
     here.script_file(file, Answer(stall_after=1_000_000, gate=gate))
     with here.connect() as connection:
@@ -526,7 +513,7 @@ def test_links_that_have_no_place(here: World, link: str) -> None:
 
 def test_many_followers_of_one_fill(here: World) -> None:
     """Clients that come before the first byte and after it get the same bytes from one upstream request."""
-    file = cold(here, BIG)
+    file = here.cold(BIG)
     gate = Gate()
     here.script_file(file, Answer(stall_after=1_000_000, gate=gate))
     answers = here.all_at_once(here.path_of(file), 12, gate)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -161,9 +161,9 @@ def arrived(here: World, path: str) -> list[Seen]:
     return [each for each in here.upstream.log if each.path == wanted]
 
 
-def leaf(body: bytes = b"leaf", **changes: object) -> Answer:
+def leaf(body: bytes = b"leaf", **changes: Any) -> Answer:
     """A response of the tree that may be kept."""
-    return Answer(status=200, body=body, extra=FRESH, **changes)  # type: ignore[arg-type]
+    return Answer(status=200, body=body, extra=FRESH, **changes)
 
 
 def kept(here: World, path: str) -> None:

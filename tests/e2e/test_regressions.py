@@ -22,7 +22,7 @@ from tests.harness.scrape import parsed
 from tests.harness.server import Settings
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
-from tests.harness.world import AS_JSON, World, fresh_name, listen, world
+from tests.harness.world import AS_JSON, World, fresh_name, listen, right, world
 from tests.keeping import query
 
 MIB = 1024 * 1024
@@ -41,11 +41,6 @@ def unlisted(here: World, project: str, version: str = "9.9") -> str:
     """The path of a wheel of the project that its page does not list."""
     name = f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
     return f"/files/test/{here.upstream.files_url[7:]}/packages/{project}/{name}"
-
-
-def right(got: Fetched, file: Distribution) -> bool:
-    """Whether it is the whole file."""
-    return (got.status, got.complete, got.sha256) == (200, True, file.sha256)
 
 
 def get(path: str, *fields: str) -> bytes:

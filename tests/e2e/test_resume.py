@@ -13,16 +13,15 @@ import pytest
 
 from tests.harness.behaviours import Answer, Behaviour, busy, cut, hang_up, polite, redirect
 from tests.harness.exchange import Exchange, Gate
-from tests.harness.fetch import Fetched, fetch
+from tests.harness.fetch import fetch
 from tests.harness.hashing import hashing, said
 from tests.harness.packages import Distribution, blob, wheel
 from tests.harness.server import ProxyServer, Settings
 from tests.harness.upstream import Upstream
 from tests.harness.waiting import eventually
-from tests.harness.world import World, fresh_name, world
+from tests.harness.world import BIG, SMALL, World, fresh_name, right, world
 
 MIB = 1024 * 1024
-SMALL, BIG = 60_000, 300_000
 # No origin rests here: many faults share one.
 SETTINGS: Settings = {
     "freshness": {"min_reload_interval": "0s"},
@@ -44,19 +43,6 @@ def here(tmp_path_factory: pytest.TempPathFactory, plain: Upstream) -> Iterator[
     """One proxy that most tests share."""
     with world(tmp_path_factory.mktemp("resume"), SETTINGS, others={"plain": plain}) as made:
         yield made
-
-
-def cold(here: World, size: int = BIG) -> Distribution:
-    """A new file of that size that nobody asked for yet; its page was looked at."""
-    name = fresh_name("blob")
-    made = here.publish(blob(name, size=size, seed=len(name)))
-    assert here.page(name).status == 200
-    return made
-
-
-def right(got: Fetched, file: Distribution) -> bool:
-    """Whether it is the whole file."""
-    return (got.status, got.complete, got.sha256) == (200, True, file.sha256)
 
 
 def ranges(here: World, file: Distribution) -> list[str | None]:
@@ -82,7 +68,7 @@ def test_a_body_that_breaks_goes_on(here: World, ending: str) -> None:
 
 def test_a_client_reads_on(here: World) -> None:
     """One that has had bytes of a body that breaks gets the others, on the same connection."""
-    file, gate, begun = cold(here), Gate(), Event()
+    file, gate, begun = here.cold(), Gate(), Event()
     here.script_file(file, Answer(stall_after=200_000, stop_after=200_000, ending="reset", gate=gate), polite)
 
     def begin(received: int) -> None:
@@ -114,7 +100,7 @@ def trickles(exchange: Exchange) -> None:
 @pytest.mark.parametrize("fault", [Answer(stall_after=100_000, gate=Gate()), trickles], ids=["stall", "trickle"])
 def test_a_body_that_comes_to_a_stop_goes_on(here: World, fault: Behaviour) -> None:
     """Nothing for ``idle_timeout``, or next to nothing: the connection is given up, and the rest asked for."""
-    file = cold(here)
+    file = here.cold()
     here.script_file(file, fault, polite)
     assert right(here.file(file), file)
     first, rest = ranges(here, file)
@@ -128,7 +114,7 @@ def test_a_body_that_comes_to_a_stop_goes_on(here: World, fault: Behaviour) -> N
 def test_the_file_host_refuses(tmp_path: Path) -> None:
     """No connection at all: 503; the page is still there, and the file as soon as the host is."""
     with world(tmp_path, SETTINGS) as here:
-        file = cold(here, SMALL)
+        file = here.cold(SMALL)
         here.upstream.stop()
         got = here.file(file)
         assert (got.status, got.headers["retry-after"]) == (503, "2")
@@ -138,7 +124,7 @@ def test_the_file_host_refuses(tmp_path: Path) -> None:
 
 def test_redirects_are_followed(here: World) -> None:
     """Five of them, to another host of the same kind, with the range of a resumed body as well."""
-    file = cold(here)
+    file = here.cold()
     hops = [f"/hop/{file.project}/{number}" for number in range(5)]
     for here_is, there in zip([here.upstream.path_of(file), *hops], [*hops, f"/end/{file.project}"], strict=False):
         here.upstream.script(here_is, redirect(f"{here.upstream.origin}{there}"))
@@ -177,7 +163,7 @@ def test_a_captive_portal_is_no_file(here: World, plain: Upstream, kind: str, me
 
 def test_a_captive_portal_is_no_range(here: World) -> None:
     """What is relayed is proved by nothing."""
-    file = cold(here)
+    file = here.cold()
     for status in (200, 206):
         portal = Answer(status=status, headers={"Content-Type": "text/html"})
         here.script_file(file, portal)
@@ -187,7 +173,7 @@ def test_a_captive_portal_is_no_range(here: World) -> None:
 
 def test_a_hash_decides(here: World) -> None:
     """A wheel that its server calls a page is a wheel."""
-    file = cold(here)
+    file = here.cold()
     here.script_file(file, Answer(headers={"Content-Type": "text/html"}))
     assert right(here.file(file), file)
 
@@ -199,7 +185,7 @@ def test_a_hash_decides(here: World) -> None:
 @pytest.mark.parametrize("size", [SMALL, BIG])
 def test_a_listed_file_that_is_missing(here: World, status: int, size: int) -> None:
     """CDN lag: 503 while its page lists it, one upstream request for a crowd, 200 when it has come."""
-    file = cold(here, size)
+    file = here.cold(size)
     here.script_file(file, Answer(status=status, body=b"canary"))
     began = monotonic()
     with ThreadPoolExecutor(10) as pool:
@@ -218,7 +204,7 @@ def test_a_listed_file_that_is_missing(here: World, status: int, size: int) -> N
 @pytest.mark.parametrize("look", [busy(503), hang_up, Answer(body=b"<html>log in")], ids=["503", "nothing", "portal"])
 def test_a_missing_file_whose_page_cannot_be_seen(here: World, status: int, look: Behaviour) -> None:
     """Failure is never 404: nobody knows whether the page still lists it."""
-    file = cold(here, SMALL)
+    file = here.cold(SMALL)
     here.script_file(file, Answer(status=status, body=b""))
     here.script(file.project, look)
     assert here.file(file).status in (502, 503)
@@ -227,7 +213,7 @@ def test_a_missing_file_whose_page_cannot_be_seen(here: World, status: int, look
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_missing_file_that_is_no_longer_listed(here: World, status: int) -> None:
     """Its page has dropped it: that is a 404."""
-    file = cold(here, SMALL)
+    file = here.cold(SMALL)
     here.publish(wheel(file.project, "2.0"))
     here.upstream.index.remove(file)
     here.script_file(file, Answer(status=status, body=b""))
@@ -240,7 +226,7 @@ def test_a_missing_file_that_is_no_longer_listed(here: World, status: int) -> No
 def test_a_range_that_has_come_already(tmp_path: Path) -> None:
     """While a big file is fetched, what is here of it is not asked for again; the rest is relayed."""
     with world(tmp_path, {"limits": {"range_fill_max": 100_000}}) as here, here.connect() as connection:
-        file, gate = cold(here), Gate()
+        file, gate = here.cold(), Gate()
         here.script_file(file, Answer(stall_after=250_000, gate=gate), polite)
         connection.sendall(f"GET {here.path_of(file)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")

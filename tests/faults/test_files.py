@@ -19,21 +19,30 @@ from typing import Any
 import pytest
 
 from tests.faults.ledger import KEPT, Ledger
-from tests.faults.test_pages import instead
-from tests.harness.aftermath import Aftermath, control
-from tests.harness.behaviours import Answer, Behaviour, Raw, busy, cut, hang_up, polite, redirect, reset_at_once
+from tests.harness.aftermath import Aftermath, nothing_left
+from tests.harness.behaviours import (
+    Answer,
+    Behaviour,
+    Raw,
+    busy,
+    cut,
+    hang_up,
+    in_circles,
+    instead,
+    polite,
+    redirect,
+    reset_at_once,
+)
 from tests.harness.blackhole import blackhole
 from tests.harness.clients import Fresh, Installer
-from tests.harness.exchange import Ending, Exchange, Gate
+from tests.harness.exchange import Ending, Gate
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
-from tests.harness.packages import Distribution, blob, wheel
+from tests.harness.packages import wheel
 from tests.harness.server import Settings
 from tests.harness.waiting import eventually
-from tests.harness.world import World, fresh_name, world
+from tests.harness.world import BIG, SMALL, World, fresh_name, right, world
 
-# The larger one is more than the 64 KiB that are held back, so that a status line has left before the end is known.
-SMALL, BIG = 60_000, 300_000
 # No origin rests here: many faults share one.
 SETTINGS: Settings = {
     "freshness": {"min_reload_interval": "0s"},
@@ -56,23 +65,9 @@ def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World
 
 @pytest.fixture(scope="module")
 def after(here: World) -> Iterator[Aftermath]:
-    """Of that proxy; after all that was done to it not even a connection to an upstream is left."""
-    made = Aftermath(here.proxy, *control(here))
-    yield made
-    made.settled(wholly=True)
-
-
-def cold(here: World, size: int = BIG) -> Distribution:
-    """A new file of that size that nobody asked for yet; its page was looked at."""
-    name = fresh_name("blob")
-    made = here.publish(blob(name, size=size, seed=len(name)))
-    assert here.page(name).status == 200
-    return made
-
-
-def right(got: Fetched, file: Distribution) -> bool:
-    """Whether it is the whole file."""
-    return (got.status, got.complete, got.sha256) == (200, True, file.sha256)
+    """Of that proxy."""
+    with nothing_left(here) as made:
+        yield made
 
 
 # --- the rows
@@ -93,11 +88,6 @@ def broken(framing: str) -> Answer:
     """A body that ends early, of an upstream that knows no ranges."""
     how: dict[str, Any] = {"framing": framing} if framing != "gzip" else {"compressed": True}
     return Answer(stop_after=SMALL // 2, headers={"Accept-Ranges": "none"}, **how)
-
-
-def in_circles(exchange: Exchange) -> None:
-    """A redirect to itself."""
-    redirect(exchange.seen.path)(exchange)
 
 
 BROKEN = "upstream is overloaded or broken"
@@ -163,7 +153,7 @@ ROWS: dict[str, Row] = {
 def test_row(here: World, after: Aftermath, fault: str, at_hand: bool) -> None:
     """What is here is served unasked. Else a clean failure, never 404 while its page lists it, with a time to come
     again; nothing kept, nothing of the upstream shown; when it is well again, the file is right."""
-    row, file = ROWS[fault], cold(here, SMALL)
+    row, file = ROWS[fault], here.cold(SMALL)
     path = here.path_of(file)
     if at_hand:
         assert right(here.file(file), file)
@@ -197,7 +187,7 @@ def test_row(here: World, after: Aftermath, fault: str, at_hand: bool) -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked", "close", "gzip", "reset", "wrong-hash", "stall"])
 def test_bytes_have_left(here: World, after: Aftermath, framing: str) -> None:
     """Of a larger file whose rest does not come either: the connection is cut, and nobody can take what came for it."""
-    file = cold(here)
+    file = here.cold()
     others: dict[str, dict[str, Any]] = {
         "gzip": {"compressed": True}, "reset": {"ending": "reset"}, "wrong-hash": {"corrupt": BIG - 1},
         "stall": {"stall_after": 200_000, "gate": Gate()},
@@ -225,7 +215,7 @@ def test_bytes_have_left(here: World, after: Aftermath, framing: str) -> None:
 
 def test_all_followers_of_a_corrupt_fill_are_cut(here: World, after: Aftermath) -> None:
     """Whoever followed the fill gets no complete body; one upstream request was made for all."""
-    file, gate = cold(here), Gate()
+    file, gate = here.cold(), Gate()
     here.script_file(file, Answer(corrupt=250_000, stall_after=100_000, gate=gate), polite)
     url = f"{here.proxy.url}{here.path_of(file)}"
 
@@ -245,7 +235,7 @@ def test_all_followers_of_a_corrupt_fill_are_cut(here: World, after: Aftermath) 
 
 def test_wrong_bodies_rest(here: World, after: Aftermath) -> None:
     """The next request goes past caches; after a second wrong body the third is told to wait, unasked."""
-    file = cold(here)
+    file = here.cold()
     here.script_file(file, Answer(corrupt=BIG - 1))
     for _ in range(2):
         got = here.file(file)

@@ -362,9 +362,10 @@ def test_the_clock_jumps(tmp_path: Path, jump: float, when: str) -> None:
             for file in files:
                 assert here.file(file).hit
             assert [len(here.file_requests(file)) for file in files] == asked
-            eventually(lambda: newer.filename.encode() in here.page(files[0].project).body, "the page is looked at")  # noqa: B023
+            told = newer.filename.encode()
+            eventually(lambda: told in here.page(files[0].project).body, "looked at")  # noqa: B023 - waited for right here
             here.publish(wheel(missing_one))
-            eventually(lambda: here.page(missing_one).status == 200, "it is looked for")  # noqa: B023
+            eventually(lambda: here.page(missing_one).status == 200, "it is looked for")  # noqa: B023 - at once
             files.append(kept(here, published(here, SMALL)))
             ghosts.append(fresh_name())
         eventually(lambda: ask_twice(here, f"/simple/{files[0].project}/"), "pages are fresh again")

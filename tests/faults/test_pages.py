@@ -19,13 +19,26 @@ import pytest
 import uv
 
 from tests.faults.ledger import KEPT, UPSTREAM_FAILURES, Ledger
-from tests.harness.aftermath import Aftermath, control
-from tests.harness.behaviours import Answer, Behaviour, Raw, busy, cut, hang_up, polite, redirect, reset_at_once
+from tests.harness.aftermath import Aftermath, control, nothing_left
+from tests.harness.behaviours import (
+    Answer,
+    Behaviour,
+    Raw,
+    busy,
+    cut,
+    hang_up,
+    in_circles,
+    instead,
+    polite,
+    redirect,
+    reset_at_once,
+)
 from tests.harness.blackhole import blackhole
 from tests.harness.clients import Fresh, Installer, run
 from tests.harness.exchange import Exchange, Gate
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
+from tests.harness.naming import Naming
 from tests.harness.packages import Distribution, wheel
 from tests.harness.server import Settings
 from tests.harness.upstream import Upstream
@@ -52,10 +65,9 @@ def here(lane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World
 
 @pytest.fixture(scope="module")
 def after(here: World) -> Iterator[Aftermath]:
-    """Of that proxy; after all that was done to it not even a connection to an upstream is left."""
-    made = Aftermath(here.proxy, *control(here))
-    yield made
-    made.settled(wholly=True)
+    """Of that proxy."""
+    with nothing_left(here) as made:
+        yield made
 
 
 def project(here: World, *behaviours: Behaviour) -> tuple[str, Distribution]:
@@ -105,14 +117,6 @@ class Row:
     behind: bool = False
 
 
-def instead(body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """200 with this in the page's place."""
-    fields = {"Content-Type": content_type, **(headers or {})}
-    dropped = ("Content-Encoding", "ETag", "Last-Modified", "X-PyPI-Last-Serial")
-    without = tuple(name for name in dropped if name not in fields)
-    return Answer(status=200, body=body, headers=fields, without=without)
-
-
 def raw(status: str, body: bytes, *fields: str) -> Raw:
     """A head with these fields, and this after it."""
     lines = "".join(f"{field}\r\n" for field in fields)
@@ -122,11 +126,6 @@ def raw(status: str, body: bytes, *fields: str) -> Raw:
 def to_a_login(exchange: Exchange) -> None:
     """A captive portal's redirect to a page of the same origin that is no project's."""
     redirect("/login")(exchange)
-
-
-def in_circles(exchange: Exchange) -> None:
-    """A redirect to itself."""
-    redirect(exchange.seen.path)(exchange)
 
 
 OTHER = b'{"meta": {"api-version": "1.1"}, "name": "somebody-else", "files": [], "versions": []}'
@@ -321,15 +320,6 @@ def test_a_project_never_seen_is_believed_to_be_missing(here: World) -> None:
 # --- an index that cannot be reached at all
 
 
-RESOLVER = """
-import socket
-resolve = socket.getaddrinfo
-def getaddrinfo(host, *rest, **options):
-    if host == "gone.example.org":
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    return resolve(host, *rest, **options)
-socket.getaddrinfo = getaddrinfo
-"""
 UNREACHABLE = {
     "refused": "no connection",
     "blackholed": "no connection",
@@ -351,13 +341,12 @@ class CutOff:
 def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutOff]:
     """An index for each way to be out of reach, and "test", which is well."""
     directory = tmp_path_factory.mktemp("cut-off")
-    (directory / "sitecustomize.py").write_text(RESOLVER)
-    environment = {"PYTHONPATH": str(directory)}
+    naming = Naming(directory / "names", "gone.example.org")
 
     def tables(upstream: Upstream) -> dict[str, str]:
         return dict.fromkeys(UNREACHABLE, upstream.url)
 
-    with blackhole() as port, world(directory, IMPATIENT, indexes=tables, environment=environment) as here:
+    with blackhole() as port, world(directory, IMPATIENT, indexes=tables, environment=naming.environment) as here:
         here.publish(wheel("kept"), wheel("cold"))
         here.script("kept", GOOD)
         first = {way: here.get(f"/index/{way}/simple/kept/", AS_JSON) for way in UNREACHABLE}
@@ -370,6 +359,7 @@ def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutOff]:
             "nameless": "http://gone.example.org/simple/",
             "tls": here.upstream.url.replace("http:", "https:"),
         }
+        naming.lose()
         here.proxy.restart()
         yield CutOff(here, Aftermath(here.proxy, *control(here)), first)
 

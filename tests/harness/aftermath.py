@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -122,8 +124,16 @@ def control(here: World, project: str = "control") -> tuple[str, str]:
     file = here.publish(wheel(project, padding=100_000))
     paths = f"/simple/{project}/", here.path_of(file)
     for path in paths:
-        eventually(lambda path=path: here.get(path).hit, f"{path} is kept")  # type: ignore[misc]
+        eventually(lambda path=path: here.get(path).hit, f"{path} is kept")  # type: ignore[misc]  # the default binds it
     return paths
+
+
+@contextmanager
+def nothing_left(here: World) -> Iterator[Aftermath]:
+    """For what is done to that server inside: after all of it not even a connection to an upstream is left."""
+    made = Aftermath(here.proxy, *control(here))
+    yield made
+    made.settled(wholly=True)
 
 
 def _descriptors(pid: int) -> tuple[int, set[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from tests.harness.packages import Distribution, sdist, wheel
 
@@ -18,7 +19,7 @@ are yanked, or are for a Python to come."""
 def assortment() -> tuple[Distribution, ...]:
     """Everything on offer, 1,000 releases of one project among it."""
     many = [
-        wheel("many", f"{number}.0", **_OBSTACLES.get(number, {}))  # type: ignore[arg-type]
+        wheel("many", f"{number}.0", **_OBSTACLES.get(number, {}))
         for number in range(1, RELEASES + 1)
     ]
     alpha = wheel("alpha", "1.0", requires=["beta>=1"], extras={"fast": ["delta"]}, requires_python=">=3.8")
@@ -32,7 +33,7 @@ def assortment() -> tuple[Distribution, ...]:
     )
 
 
-_OBSTACLES: dict[int, dict[str, object]] = {
+_OBSTACLES: dict[int, dict[str, Any]] = {
     RELEASES: {"yanked": True},
     RELEASES - 1: {"requires_python": ">=99"},
 }

@@ -159,3 +159,16 @@ def hang_up(exchange: Exchange) -> None:
 def reset_at_once(exchange: Exchange) -> None:
     """RST without a byte."""
     exchange.reset()
+
+
+def in_circles(exchange: Exchange) -> None:
+    """A redirect to itself."""
+    redirect(exchange.seen.path)(exchange)
+
+
+def instead(body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """200 with this in the page's place."""
+    fields = {"Content-Type": content_type, **(headers or {})}
+    dropped = ("Content-Encoding", "ETag", "Last-Modified", "X-PyPI-Last-Serial")
+    without = tuple(name for name in dropped if name not in fields)
+    return Answer(status=200, body=body, headers=fields, without=without)

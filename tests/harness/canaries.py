@@ -29,7 +29,7 @@ class Canaries:
         self._ports: list[Port] = []
         for address in addresses:
             for number in ports:
-                listener = Port(address, lambda connection, at=address: self._caught(connection, at))  # type: ignore[misc]
+                listener = Port(address, lambda connection, at=address: self._caught(connection, at))  # type: ignore[misc]  # bound
                 listener.number = number
                 self._ports.append(listener)
         self._lock = threading.Lock()

@@ -19,8 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
 
-# `serve` imports the last two when it is called.
-MODULES = ("proxy.cli", "proxy.config", "proxy.app")
+# `serve` imports the other ones when it is called.
+MODULES = ("proxy.cli", "proxy.config", "proxy.app", "proxy.core.judge")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(MODULES))
 

@@ -19,6 +19,6 @@ async def _opened(self: Verification, room: RoomName, key: str, row: FileRow, en
 
 
 if __name__ == "__main__":
-    Verification.opened = _opened  # type: ignore[method-assign]
+    Verification.opened = _opened  # type: ignore[method-assign]  # which is what this program is for
     sys.argv = sys.argv[3:]
     runpy.run_module("proxy", run_name="__main__")

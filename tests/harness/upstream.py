@@ -1,7 +1,8 @@
 """An upstream on raw sockets that does what a test says, and writes down what it was asked.
 
-Two ports of one loopback address: the index, and the host its absolute file links lead to. Without a script
-it is a polite index of ``upstream.index``; ``script`` gives a path behaviours of its own.
+Two ports of one loopback address: the index, and the host its absolute file links lead to. ``name`` is what its URLs
+call that address, if it has one. Without a script it is a polite index of ``upstream.index``; ``script`` gives a path
+behaviours of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -25,11 +27,13 @@ PATIENCE = 20.0
 
 
 class Port:
-    """One listening socket and its connections, each on its own thread. It reopens on the port it had."""
+    """One listening socket and its connections, each on its own thread. It reopens on the port it had. ``tls`` is what
+    a connection begins with that is accepted now."""
 
     def __init__(self, address: str, converse: Callable[[socket.socket], None]) -> None:
         self.address = address
         self.number = 0
+        self.tls: ssl.SSLContext | None = None
         self._converse = converse
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -63,6 +67,9 @@ class Port:
             ready.register(woken, selectors.EVENT_READ)
             while all(key.fileobj is listener for key, _ in ready.select()):
                 connection, _ = listener.accept()
+                if self.tls is not None:
+                    with contextlib.suppress(OSError):  # it is gone already, and says so to who reads from it
+                        connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
                 with self._lock:
                     self._connections.add(connection)
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -81,8 +88,15 @@ class Upstream:
     """A context manager: listens inside, refuses outside. Everything on it may be used from any thread."""
 
     def __init__(
-        self, *distributions: Distribution, address: str = "127.0.0.1", index: Index | None = None
+        self,
+        *distributions: Distribution,
+        address: str = "127.0.0.1",
+        index: Index | None = None,
+        name: str | None = None,
     ) -> None:
+        self.distrusted = 0
+        """Connections that ended because of the certificate."""
+        self._name = address if name is None else name
         self.index = Index() if index is None else index
         self.index.distributions = [*self.index.distributions, *distributions]
         self.connections = 0
@@ -119,10 +133,19 @@ class Upstream:
         self._site.close()
         self._files.close()
 
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """From the next connection on it speaks TLS, with that certificate."""
+        self._site.tls = self._files.tls = tls
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Of the index, and of the file host."""
+        return self._site.number, self._files.number
+
     @property
     def origin(self) -> str:
         """Of the index: scheme, host and port."""
-        return f"http://{self._host(self._site)}"
+        return f"{self._scheme(self._site)}://{self._host(self._site)}"
 
     @property
     def url(self) -> str:
@@ -132,7 +155,7 @@ class Upstream:
     @property
     def files_url(self) -> str:
         """Origin of the file host."""
-        return f"http://{self._host(self._files)}"
+        return f"{self._scheme(self._files)}://{self._host(self._files)}"
 
     @property
     def stopping(self) -> bool:
@@ -181,11 +204,21 @@ class Upstream:
             return list(self._log)
 
     def _host(self, port: Port) -> str:
-        return f"[{port.address}]:{port.number}" if ":" in port.address else f"{port.address}:{port.number}"
+        return f"[{self._name}]:{port.number}" if ":" in self._name else f"{self._name}:{port.number}"
+
+    def _scheme(self, port: Port) -> str:
+        return "http" if port.tls is None else "https"
 
     def _converse(self, connection: socket.socket, port: Port) -> None:
         with self._changed:
             self.connections += 1
+        if isinstance(connection, ssl.SSLSocket):
+            try:
+                connection.do_handshake()
+            except ssl.SSLError:
+                with self._changed:
+                    self.distrusted += 1
+                raise
         reader = RequestReader(connection)
         while (seen := reader.next(port.number)) is not None:
             with self._changed:

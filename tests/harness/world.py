@@ -16,13 +16,16 @@ from tests.harness.behaviours import Behaviour
 from tests.harness.exchange import Gate, Seen
 from tests.harness.fetch import Fetched, fetch
 from tests.harness.index import JSON_V1
-from tests.harness.packages import Distribution
+from tests.harness.packages import Distribution, blob
 from tests.harness.server import ProxyServer, Settings
 from tests.harness.upstream import Upstream
 
 HTML = "text/html"
 AS_JSON = {"Accept": JSON_V1}
 PATIENCE = 20.0
+SMALL, BIG = 60_000, 300_000
+"""Bytes: the larger one is more than the 64 KiB that are held back, so that a status line has left before the end of it
+is known."""
 _numbers = count()
 
 
@@ -53,6 +56,11 @@ def heard(data: bytes, reset: bool) -> Heard:
     pairs = (each.partition(":") for each in fields)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
     return Heard(data, reset, int(words[1]), headers, body)
+
+
+def right(got: Fetched, file: Distribution) -> bool:
+    """Whether it is the whole file."""
+    return (got.status, got.complete, got.sha256) == (200, True, file.sha256)
 
 
 def listen(connection: socket.socket, begun: bytes = b"") -> Heard:
@@ -95,6 +103,13 @@ class World:
         """Puts files into the upstream's index; the first of them."""
         self.upstream.index.add(*files)
         return files[0]
+
+    def cold(self, size: int = BIG) -> Distribution:
+        """A new file of that size that nobody asked for yet; its page was looked at."""
+        name = fresh_name("blob")
+        made = self.publish(blob(name, size=size, seed=len(name)))
+        assert self.page(name).status == 200
+        return made
 
     def script(self, project: str, *behaviours: Behaviour) -> None:
         """What the upstream does with requests for that project's page."""

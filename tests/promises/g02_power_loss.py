@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from proxy.directory import ROOMS
@@ -138,7 +139,11 @@ def _fetched(here: World, *files: Distribution) -> None:
     for file in files:
         assert here.page(file.project).status == 200
         assert here.file(file).sha256 == file.sha256
-        eventually(lambda file=file: any(file.filename in each for each in _paths(here)), f"{file.filename} is kept")  # type: ignore[misc]
+        eventually(partial(_is_kept, here, file), f"{file.filename} is kept")
+
+
+def _is_kept(here: World, file: Distribution) -> bool:
+    return any(file.filename in each for each in _paths(here))
 
 
 def _paths(here: World) -> list[str]:

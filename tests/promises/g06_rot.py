@@ -189,7 +189,7 @@ def _judge(here: World, things: Sequence[Thing], seen: Seen, told: str) -> None:
             seen.wrong.append(f"{told}: {thing.path}")
     for thing in things:
         try:
-            eventually(lambda each=thing: _healed(here, each, seen, told), thing.path, HEALS_WITHIN)  # type: ignore[misc]
+            eventually(lambda each=thing: _healed(here, each, seen, told), thing.path, HEALS_WITHIN)  # type: ignore[misc]  # bound
         except AssertionError:
             seen.unhealed.append(f"{told}: {thing.path}")
 

@@ -150,7 +150,7 @@ def warmed(here: World, files: Sequence[Distribution]) -> dict[str, bytes]:
                 status, _, bodies[path] = reader.get(path)
                 assert status == 200, f"{path}: {status}"
     for path in list(bodies)[-2:]:
-        eventually(lambda path=path: here.get(path, SPEAKS).hit, f"{path} is kept")  # type: ignore[misc]
+        eventually(lambda path=path: here.get(path, SPEAKS).hit, f"{path} is kept")  # type: ignore[misc]  # the default binds it
     return bodies
 
 

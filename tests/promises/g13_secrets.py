@@ -50,8 +50,6 @@ CANARIES: Mapping[str, str] = {
 LISTED = frozenset({"link_query", "document_query"})
 """Files are fetched by these: they lie where what a page listed is kept."""
 LISTING = frozenset({"listing"})
-HEADS = frozenset({"field"})
-"""The head of an answer is kept as it came (but for cookies), with fields that nobody knows. It is shown to nobody."""
 
 
 def spellings(secret: str) -> list[bytes]:
@@ -260,9 +258,9 @@ def rows(cache: Path) -> Iterator[tuple[str, bytes]]:
 def on_disk(cache: Path) -> Iterator[str]:
     """What of them lies in the cache."""
     for path in sorted(each for each in cache.rglob("*") if each.is_file()):
-        yield from (f"{name} in {path.relative_to(cache)}" for name in seen_in(path.read_bytes(), LISTED | HEADS))
+        yield from (f"{name} in {path.relative_to(cache)}" for name in seen_in(path.read_bytes(), LISTED))
     for kind, content in rows(cache):
-        known = HEADS | (LISTED if kind in LISTING else frozenset())
+        known = LISTED if kind in LISTING else frozenset[str]()
         yield from (f"{name} in a row: {kind}" for name in seen_in(content, known))
 
 

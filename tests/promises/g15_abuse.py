@@ -104,7 +104,7 @@ def measure(size: Size, directory: Path) -> Measured:
         page, file, large = _files()
         for there, each in product((here, idle), (page, file, large)):
             there.publish(each)
-            eventually(lambda there=there, each=each: there.file(each).hit, "it is kept")  # type: ignore[misc]
+            eventually(lambda there=there, each=each: there.file(each).hit, "it is kept")  # type: ignore[misc]  # bound
         _shown(here, large)
         for _ in range(TRIES):
             done = _round(here, idle, scale, _plan(here, scale, page, large), (page, file))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from tests.harness.clocked import Clock
 from tests.harness.fetch import fetch
 from tests.harness.server import ROOT, ProxyServer, clean_environment
 from tests.promises.promise import Measured, Promise, Size
+from tests.promises.soakelsewhere import TROUBLES, authority, naming
 from tests.promises.soakfaults import FAULTS, FIRST_BYTE, IDLE
 
 PROMISE = Promise(
@@ -43,8 +45,9 @@ _MIB = 2**20
 @dataclass(frozen=True, slots=True)
 class Extent:
     """``seconds`` of real time, in which ``day`` seconds pass; ``looks`` at the memory, so many processes of
-    ``clients`` each; ``least`` requests. ``noise`` MiB that memory may grow by all the same: in less than a minute a
-    server is still warming up, so there only what leaks fast is seen."""
+    ``clients`` each; ``least`` requests; ``rounds`` of all that befalls the upstream elsewhere. ``noise`` MiB that
+    memory may grow by all the same: in less than a minute a server is still warming up, so there only what leaks fast
+    is seen."""
 
     seconds: float
     day: float
@@ -53,12 +56,13 @@ class Extent:
     processes: int
     clients: int
     least: int
+    rounds: int
     noise: float
 
 
 EXTENTS: Mapping[Size, Extent] = {
-    "ci": Extent(45.0, 3600.0, 90, 25, 1, 96, 1_000, 16.0),
-    "long": Extent(1800.0, 86_400.0, 3600, 150, 2, 100, 1_000_000, 0.0),
+    "ci": Extent(45.0, 3600.0, 90, 25, 1, 96, 1_000, 1, 16.0),
+    "long": Extent(1800.0, 86_400.0, 3600, 150, 2, 100, 1_000_000, 6, 0.0),
 }
 
 
@@ -112,6 +116,8 @@ class Course:
     samples: list[tuple[int, int]] = field(default_factory=list)
     happened: list[str] = field(default_factory=list)
     aftermath: Aftermath | None = None
+    trouble: tuple[str, float, int] | None = None
+    """What is wrong elsewhere, until when at least, and how often that had struck before."""
 
     def run(self) -> None:
         """From its beginning to its end."""
@@ -122,6 +128,7 @@ class Course:
             last = now
             while due and due[0][0] * self.extent.seconds <= now - began:
                 due.pop(0)[1]()
+            self._end_trouble()
             time.sleep(_TICK)
 
     @property
@@ -136,9 +143,11 @@ class Course:
         return counted
 
     def missing(self) -> set[str]:
-        """Faults that did not happen yet to anything."""
-        every = {fault for faults in FAULTS.values() for fault in faults}
-        return every - {each.partition(": ")[2] for each in self.struck()}
+        """Faults that did not happen yet to anything; to a mount, and elsewhere, all have to."""
+        struck = self.struck()
+        every = {fault for faults in FAULTS.values() for fault in faults} - {each.partition(": ")[2] for each in struck}
+        own = {*(f"mount: {fault}" for fault in FAULTS["mount"]), *(f"elsewhere: {trouble}" for trouble in TROUBLES)}
+        return every | (own - struck.keys())
 
     def look(self) -> None:
         """How much memory it takes, and after how many requests."""
@@ -155,7 +164,26 @@ class Course:
             (0.05, self._begin), (0.12, self._restart), (0.2, self._purge), (0.45, self._remove), (0.55, self._outage),
             (0.58, self._back), (0.7, self._purge),
         )  # fmt: skip
-        return sorted((*looks, *releases, *once), key=lambda each: each[0])
+        number = len(TROUBLES) * self.extent.rounds
+        troubles = (
+            (0.15 + 0.8 * each / number, partial(self._begin_trouble, trouble))
+            for each, trouble in enumerate([*TROUBLES] * self.extent.rounds)
+        )
+        return sorted((*looks, *releases, *once, *troubles), key=lambda each: each[0])
+
+    def _begin_trouble(self, trouble: str) -> None:
+        self.upstream.tell(trouble)
+        before = self.struck().get(f"elsewhere: {trouble}", 0)
+        self.trouble = trouble, time.monotonic() + TROUBLES[trouble], before
+
+    def _end_trouble(self) -> None:
+        """Once it met somebody."""
+        if self.trouble is None or time.monotonic() < self.trouble[1]:
+            return
+        trouble, _, before = self.trouble
+        if self.struck().get(f"elsewhere: {trouble}", 0) > before:
+            self.upstream.tell("well")
+            self.trouble = None
 
     def _publish(self) -> None:
         self.upstream.tell("publish")
@@ -206,14 +234,16 @@ def measure(size: Size, directory: Path) -> Measured:
     extent = EXTENTS[size]
     clock = Clock(directory / "clock")
     with ExitStack() as running:
-        upstream = running.enter_context(Program("soakfaults", str(clock.path), str(extent.projects)))
+        elsewhere = directory / "elsewhere"
+        upstream = running.enter_context(Program("soakfaults", str(clock.path), str(extent.projects), str(elsewhere)))
         where = upstream.said()
         proxy = running.enter_context(_proxy(directory, where, clock))
         course = Course(extent, proxy, upstream, clock)
         for seed in range(extent.processes):
             place = {
                 "host": proxy.host, "port": proxy.port, "token": _token(proxy), "seed": seed,
-                "files": urlsplit(where["files"]).netloc, "projects": extent.projects, "clients": extent.clients,
+                "files": urlsplit(where["files"]).netloc, "elsewhere": urlsplit(where["other_files"]).netloc,
+                "projects": extent.projects, "clients": extent.clients,
             }  # fmt: skip
             course.loads.append(running.enter_context(Program("soakload", json.dumps(place))))
         course.run()
@@ -222,6 +252,8 @@ def measure(size: Size, directory: Path) -> Measured:
             load.end()
         tallies = [load.said() for load in course.loads]
         struck = course.struck()
+        # Who is gone ends its connections; one that nobody looks after stays half open, and is found.
+        upstream.tell("away")
         (directory / "day.json").write_text(
             json.dumps({"tallies": tallies, "struck": struck, "samples": course.samples}, indent=1)
         )
@@ -231,13 +263,19 @@ def measure(size: Size, directory: Path) -> Measured:
 def _proxy(directory: Path, where: Mapping[str, str], clock: Clock) -> ProxyServer:
     settings: Mapping[str, Mapping[str, Any]] = {
         # Small, so that what is kept goes round many times in a day.
-        "cache": {"max_size": "40MB", "responses_max_size": "8MB", "mounts_max_size": "2MB"},
+        "cache": {"max_size": "40MB", "responses_max_size": "8MB", "mounts_max_size": "2MB", "hot_max_size": "2MB"},
         "limits": {"idle_timeout": IDLE, "first_byte_timeout": FIRST_BYTE},
         "server": {"drain": "5s"},
         "log": {"level": "warning"},
     }
+    there = directory / "elsewhere"
     return ProxyServer(
-        directory / "proxy", {"test": where["url"]}, mounts={"tree": where["tree"]}, settings=settings, clock=clock
+        directory / "proxy",
+        {"test": where["url"], "elsewhere": where["elsewhere"]},
+        mounts={"tree": where["tree"], "other": where["other_tree"]},
+        settings=settings,
+        clock=clock,
+        environment=naming(there).environment | authority(there),
     )
 
 

@@ -23,13 +23,14 @@ _DETAIL = re.compile(r'detail="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where everything is: the server, its admin token, and the host of files as its paths spell it. ``clients`` ask
-    at one time, among ``projects``."""
+    """Where everything is: the server, its admin token, and the hosts of files as its paths spell them, that of the
+    index "elsewhere" too. ``clients`` ask at one time, among ``projects``."""
 
     host: str
     port: int
     token: str
     files: str
+    elsewhere: str
     projects: int
     clients: int
     seed: int

@@ -1,8 +1,10 @@
-"""The upstream of the long day, a process of its own: ``python -m tests.promises.soakfaults CLOCK PROJECTS``.
+"""The upstream of the long day, a process of its own: ``python -m tests.promises.soakfaults CLOCK PROJECTS
+DIRECTORY``. The one that is elsewhere (``soakelsewhere``) is in it, too.
 
 Of a hundred requests of each kind one meets each fault that there is for it. It goes by the clock of the server that
 asks it. It says where it is in a line of JSON, and does what it is told on standard input, a word a line: ``publish``,
-``faults``, ``peace``, ``away``, ``back``, and ``tell``, to which it answers how often which fault struck.
+``faults``, ``peace``, ``away``, ``back``, and ``tell``, to which it answers how often which fault struck; any other
+word is what the one elsewhere is to become.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from tests.harness.behaviours import Answer, Behaviour, busy, cut, hang_up, poli
 from tests.harness.clocked import follow
 from tests.harness.exchange import Exchange
 from tests.harness.upstream import Upstream
+from tests.promises.soakelsewhere import Elsewhere
 from tests.promises.soakworld import Day
 
 IDLE = 1.5
@@ -35,7 +38,9 @@ LATELY = 1800.0
 SLOTS = 100
 _LOGIN = b"<!DOCTYPE html><html><body><form action='/login'><a href='/help'>help</a></form></body></html>"
 _HTML = {"Content-Type": "text/html"}
-_UNVALIDATED = ("ETag", "Last-Modified", "Cache-Control", "Content-Encoding")
+_UNNAMED = ("ETag", "Last-Modified", "Cache-Control")
+_TAGS = (*_UNNAMED[:2], "Content-Encoding")
+_UNVALIDATED = (*_UNNAMED, "Content-Encoding")
 
 
 def _status(status: int) -> Behaviour:
@@ -101,7 +106,7 @@ _TEXT: Mapping[str, Behaviour] = {
     **_INDEX,
     "captive portal": Answer(body=_LOGIN, headers=_HTML, without=_UNVALIDATED),
     "unparsable": Answer(body=b"{", without=_UNVALIDATED),
-    "no gzip": Answer(body=b"{}", headers={"Content-Encoding": "gzip"}, without=_UNVALIDATED[:3]),
+    "no gzip": Answer(body=b"{}", headers={"Content-Encoding": "gzip"}, without=_UNNAMED),
 }
 FAULTS: Mapping[str, Mapping[str, Behaviour]] = {
     "page": {
@@ -117,10 +122,17 @@ FAULTS: Mapping[str, Mapping[str, Behaviour]] = {
         "cut, no length": lambda exchange: Answer(framing="close", stop_after=_halfway(exchange))(exchange),
         "a flipped byte": lambda exchange: Answer(corrupt=_halfway(exchange))(exchange),
     },
-    # Whatever else its origin says, a mount has to believe.
-    "mount": _ANY,
+    # Of a mount these are answers like any other: passed on, and kept for a moment.
+    "mount": {
+        **_ANY,
+        "429": busy(429, 1),
+        **{
+            str(status): Answer(status=status, body=b"no", headers={"Cache-Control": "max-age=2"}, without=_TAGS)
+            for status in (401, 403, 404, 410)
+        },
+    },
 }
-WHATEVER = frozenset({"500", "503", "429", "401", "403", "404", "closed", "reset", "slow", "silent"})
+WHATEVER = frozenset({"500", "503", "429", "401", "403", "404", "410", "closed", "reset", "slow", "silent"})
 """Faults that need no body to strike, and may meet what would be a 304, or a part."""
 
 
@@ -166,7 +178,7 @@ class Faults:
                 return polite
             # A page that is missing twice in a row is missing, and so is one that nobody has seen for hours.
             missed = time.monotonic() - self._missed.get(path, -APART) < APART
-            unseen = kind != "file" and time.time() - self._good.get(path, 0.0) > LATELY
+            unseen = kind not in ("file", "mount") and time.time() - self._good.get(path, 0.0) > LATELY
             if (chosen == "404" and (missed or unseen)) or (chosen not in WHATEVER and not plain):
                 ahead.insert(self._chance.randrange(len(ahead) + 1), chosen)
                 return polite
@@ -181,15 +193,15 @@ class Faults:
         exchange.answer(self._day.before(project).reply(exchange.seen))
 
 
-def main(clock: str, projects: str) -> int:
+def main(clock: str, projects: str, directory: str) -> int:
     """Until standard input ends."""
     follow(Path(clock))
     day = Day.begun(int(projects))
     faults, published = Faults(day), 0
-    with Upstream(index=day) as upstream:
+    with Upstream(index=day) as upstream, Elsewhere(Path(directory)) as elsewhere:
         upstream.default = faults
         place = {"url": upstream.url, "tree": f"{upstream.origin}/tree/", "files": upstream.files_url}
-        print(json.dumps(place), flush=True)
+        print(json.dumps(place | elsewhere.place), flush=True)
         for line in sys.stdin:
             match line.strip():
                 case "publish":
@@ -204,7 +216,10 @@ def main(clock: str, projects: str) -> int:
                 case "back":
                     upstream.start()
                 case "tell":
-                    print(json.dumps(faults.struck), flush=True)
+                    there = {f"elsewhere: {trouble}": count for trouble, count in elsewhere.struck().items() if count}
+                    print(json.dumps(faults.struck | there), flush=True)
+                case what:
+                    elsewhere.become(what)
     return 0
 
 

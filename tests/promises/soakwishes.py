@@ -10,21 +10,24 @@ import math
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from urllib.parse import unquote, urljoin, urlsplit
 
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
 from tests.promises.soakasking import Connection, Got, Later, Place, Tally, Wish, Wrong
+from tests.promises.soakelsewhere import PROJECTS
 from tests.promises.soakworld import TREE, WINDOW, leaf, name_of, number_of, release
 
 MEDIA = {"json": JSON_V1, "html": "text/html"}
 CODINGS = ("identity", "gzip", "zstd", "gzip, zstd")
 FORGOTTEN_AFTER = 5.0
 """Seconds after which a client that wants a file looks at its page again."""
-KEPT = frozenset({"page", "unchanged page", "file", "range", "metadata", "document", "list"})
+KEPT = frozenset(
+    {"page", "unchanged page", "file", "range", "metadata", "document", "list", "page elsewhere", "file elsewhere"}
+)
 """Wishes that an upstream's bad day must not touch once they were granted."""
 _ANCHOR = re.compile(r'<a\b[^>]*\bhref="([^"]*)#sha256=([0-9a-f]{64})"')
 
@@ -39,11 +42,15 @@ class Facts:
     path: str
 
 
+PASSED_ON = frozenset({401, 403, 404, 410, 429, 500})
+"""What an origin says that a mount has to pass on, and that is no answer to what was wanted."""
+
+
 @lru_cache(maxsize=20_000)
-def facts(project: int, number: int, files: str) -> Facts:
+def facts(project: int, number: int, files: str, index: str = "test") -> Facts:
     """Of that release, whose file is on the host ``files``."""
     each = release(project, number)
-    path = f"/files/test/{files}/packages/{each.project}/{each.filename}"
+    path = f"/files/{index}/{files}/packages/{each.project}/{each.filename}"
     return Facts(each.sha256, each.metadata_sha256, each.size, path)
 
 
@@ -104,6 +111,9 @@ class Visitor:
             "unchanged leaf": (2, self._unchanged_leaf),
             "range of a leaf": (2, self._range_of_leaf),
             "upload": (0.5, self._upload),
+            "page elsewhere": (1.5, self._page_elsewhere),
+            "file elsewhere": (0.7, self._file_elsewhere),
+            "leaf elsewhere": (0.4, self._leaf_elsewhere),
             "missing": (2, self._missing),
             "moved": (1, self._moved),
             "refused": (0.5, self._refused),
@@ -155,7 +165,9 @@ class Visitor:
         if got.status == 304 and "If-None-Match" in headers and known is not None:
             numbers = known.numbers
         elif got.status == 200:
-            numbers = known.numbers if known is not None and known.body == got.body else self._read(path, media, got)
+            same = known is not None and known.body == got.body
+            here = partial(facts, files=self._place.files)
+            numbers = known.numbers if known is not None and same else self._read(path, media, got, here)
         elif got.status == 404:
             raise Later("404")
         else:
@@ -170,13 +182,14 @@ class Visitor:
                 self._known.pages[project, media, coding] = Page(got.body, got.headers["etag"], numbers)
         return numbers
 
-    def _read(self, path: str, media: str, got: Got) -> tuple[int, ...]:
+    def _read(self, path: str, media: str, got: Got, facts_of: Callable[[int, int], Facts]) -> tuple[int, ...]:
         """The numbers of its releases. Raises Wrong unless every word of it is right."""
+        name = path.split("/")[-2]
         text = Fetched(got.status, got.headers, got.body).decoded
         found: dict[str, str] = {}
         if media == "json":
             document = json.loads(text)
-            if document["name"] != path.split("/")[2]:
+            if document["name"] != name:
                 raise Wrong(f"{path}: the page of {document['name']}")
             found = {each["url"]: each["hashes"]["sha256"] for each in document["files"]}
         else:
@@ -185,9 +198,9 @@ class Visitor:
         for link, sha256 in found.items():
             place = unquote(urljoin(path, link))
             pair = number_of(place.rpartition("/")[2])
-            if pair is None or name_of(pair[0]) != path.split("/")[2]:
+            if pair is None or name_of(pair[0]) != name:
                 raise Wrong(f"{path}: lists {link}")
-            right = facts(*pair, self._place.files)
+            right = facts_of(*pair)
             if (place, sha256) != (right.path, right.sha256):
                 raise Wrong(f"{path}: lists {link} with {sha256}")
             numbers.append(pair[1])
@@ -206,7 +219,10 @@ class Visitor:
 
     async def _file(self) -> None:
         _, _, right = await self._some()
-        got = self._found(right.path, await self.connection.ask(right.path))
+        await self._whole(right, self.connection)
+
+    async def _whole(self, right: Facts, connection: Connection) -> None:
+        got = self._found(right.path, await connection.ask(right.path))
         if hashlib.sha256(got.body).hexdigest() != right.sha256:
             raise Wrong(f"{right.path}: another body of {len(got.body)} bytes")
 
@@ -279,6 +295,27 @@ class Visitor:
         if got.body != data[::-1]:
             raise Wrong("/raw/tree/mirror: another body")
 
+    async def _page_elsewhere(self) -> None:
+        """Nothing is ever released there."""
+        project, media = self._chance.randrange(PROJECTS), self._chance.choice(("json", "html"))
+        path = f"/index/elsewhere/simple/{name_of(project)}/"
+        got = self._found(path, await self.connection.ask(path, {"Accept": MEDIA[media]}))
+        numbers = self._read(path, media, got, self._elsewhere)
+        if numbers[0] != 1:
+            raise Wrong(f"{path}: lists {numbers}")
+
+    async def _file_elsewhere(self) -> None:
+        right = self._elsewhere(self._chance.randrange(PROJECTS), self._chance.randint(1, WINDOW))
+        await self._whole(right, self.connection)
+
+    def _elsewhere(self, project: int, number: int) -> Facts:
+        return facts(project, number, self._place.elsewhere, "elsewhere")
+
+    async def _leaf_elsewhere(self) -> None:
+        number = self._chance.randrange(TREE)
+        path = f"/raw/other/{number}"
+        self._right_leaf(number, await self.connection.ask(path), path)
+
     async def _missing(self) -> None:
         path = f"/simple/nobody-{self._chance.randrange(50)}/"
         self._status(path, await self.connection.ask(path), 404)
@@ -334,14 +371,12 @@ class Visitor:
         connection = Connection(self._place, self._tally)
         connection.hold = 0.02
         try:
-            got = self._found(right.path, await connection.ask(right.path))
+            await self._whole(right, connection)
         finally:
             connection.close()
-        if hashlib.sha256(got.body).hexdigest() != right.sha256:
-            raise Wrong(f"{right.path}: another body of {len(got.body)} bytes")
 
-    def _right_leaf(self, number: int, got: Got) -> None:
-        path = f"/raw/tree/{number}"
+    def _right_leaf(self, number: int, got: Got, path: str = "") -> None:
+        path = path or f"/raw/tree/{number}"
         if self._found(path, got).body != leaf(number):
             raise Wrong(f"{path}: another body of {len(got.body)} bytes")
 
@@ -352,8 +387,8 @@ class Visitor:
 
     def _found(self, path: str, got: Got, status: int = 200) -> Got:
         """An answer that has that status."""
-        if got.status in (404, 500) and (got.status == 404 or path.startswith("/raw/")):
-            # What the upstream said; of a mount every word is passed on.
+        if got.status == 404 or (got.status in PASSED_ON and path.startswith("/raw/")):
+            # What the upstream said.
             raise Later(f"{got.status}")
         self._status(path, got, status)
         return got

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -20,10 +21,10 @@ from tests.harness.server import ROOT
 OUTCOMES = ("hit", "stale", "revalidated", "miss", "relay", "missing", "negative", "error", "refused", "moved", "local")
 
 
-def event(outcome: str = "hit", kind: str = "page", **changes: object) -> Event:
+def event(outcome: str = "hit", kind: str = "page", **changes: Any) -> Event:
     """An answered request."""
     facts = {"because": "fresh by max-age", "status": 200, "sent": 10, "seconds": 0.003, **changes}
-    return Event("GET", "/simple/secret/", outcome, kind=kind, **facts)  # type: ignore[arg-type]
+    return Event("GET", "/simple/secret/", outcome, kind=kind, **facts)
 
 
 def shown(metrics: Metrics, accept: str = "") -> Scraped:

@@ -114,7 +114,7 @@ class Line:
 
     async def __aexit__(self, *failure: object) -> None:
         self.writer.close()
-        await self._limit.__aexit__(*failure)  # type: ignore[arg-type]
+        await self._limit.__aexit__(*failure)  # type: ignore[arg-type]  # as it came
 
     def say(self, line: str, fields: Sequence[str] = (), body: bytes = b"", version: str = "1.1") -> None:
         """One request; text goes out as Latin-1."""
