@@ -85,8 +85,8 @@ class Connection:
         self.tally = tally
         self.hold = 0.0
         """Seconds to wait before each piece of a body is read."""
-        self.asked = ""
-        """The path of the last request."""
+        self.asked, self.asked_at = "", 0.0
+        """The path of the last request, and when it began."""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(
@@ -96,7 +96,7 @@ class Connection:
         fields = {"Host": "soak.example.com", **(headers or {}), **({"Content-Length": str(len(body))} if body else {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.tally.requests += 1
-        self.asked = path
+        self.asked, self.asked_at = path, time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
                 got = await self._exchange(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body, method)
@@ -179,10 +179,11 @@ class Rest:
 
 
 async def granted(kind: str, wish: Wish, tally: Tally, rest: Rest, had: Callable[[str], bool]) -> None:
-    """One wish: as many requests as it takes, or as pip has patience for. ``had``: somebody got that before."""
+    """One wish: as many requests as it takes, or as pip has patience for. ``had``: somebody got that before
+    it was asked for the last time."""
     tally.wishes += 1
     tally.asked[kind] += 1
-    attempt, refused, later = 0, time.monotonic() + RESTARTED, Later("")
+    attempt, refused, later, known = 0, time.monotonic() + RESTARTED, Later(""), False
     while attempt <= RETRIES:
         rest.busy += 1
         try:
@@ -191,7 +192,7 @@ async def granted(kind: str, wish: Wish, tally: Tally, rest: Rest, had: Callable
             return
         except Later as no:
             tally.later[f"{kind}: {no.why}"] += 1
-            later = no
+            later, known = no, had(kind)
         except Wrong as wrong:
             tally.wrong.append(f"{kind}: {wrong}")
             return
@@ -203,4 +204,4 @@ async def granted(kind: str, wish: Wish, tally: Tally, rest: Rest, had: Callable
         # urllib3 begins with nothing, then 2 ** n; a Retry-After goes before that.
         await asyncio.sleep(BACKOFF * 2**attempt if later.after is None else later.after)
         await rest.going.wait()
-    (tally.unserved if had(kind) else tally.denied)[f"{kind}: {later.why}"] += 1
+    (tally.unserved if known else tally.denied)[f"{kind}: {later.why}"] += 1

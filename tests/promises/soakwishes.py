@@ -23,11 +23,14 @@ from tests.promises.soakworld import TREE, WINDOW, leaf, name_of, number_of, rel
 
 MEDIA = {"json": JSON_V1, "html": "text/html"}
 CODINGS = ("identity", "gzip", "zstd", "gzip, zstd")
+RUNNERS, POPULAR = 20, 20
+"""How many of them ask for the page of one of how many projects."""
 FORGOTTEN_AFTER = 5.0
 """Seconds after which a client that wants a file looks at its page again."""
-KEPT = frozenset(
-    {"page", "unchanged page", "file", "range", "metadata", "document", "list", "page elsewhere", "file elsewhere"}
-)
+KEPT = frozenset({
+    "page", "unchanged page", "fleet", "file", "range", "metadata", "document", "list", "page elsewhere",
+    "file elsewhere",
+})  # fmt: skip
 """Wishes that an upstream's bad day must not touch once they were granted."""
 _ANCHOR = re.compile(r'<a\b[^>]*\bhref="([^"]*)#sha256=([0-9a-f]{64})"')
 
@@ -65,13 +68,13 @@ class Page:
 
 @dataclass(slots=True)
 class Known:
-    """What the clients of this process have seen; ``had`` are the paths whose answers are kept. ``epoch`` is another
-    one after each purge: then an upstream's older page is as good as any. While one goes on nothing is known: NaN is
-    unlike itself."""
+    """What the clients of this process have seen; ``had`` are the paths whose answers are kept, and since when.
+    ``epoch`` is another one after each purge: then an upstream's older page is as good as any. While one goes on
+    nothing is known: NaN is unlike itself."""
 
     pages: dict[tuple[int, str, str], Page] = field(default_factory=dict)
     newest: dict[int, tuple[int, float]] = field(default_factory=dict)
-    had: set[str] = field(default_factory=set)
+    had: dict[str, float] = field(default_factory=dict)
     epoch: float = 0.0
     _purges: int = 0
 
@@ -101,6 +104,7 @@ class Visitor:
         self._wishes: Mapping[str, tuple[float, Wish]] = {
             "page": (30, self._page),
             "unchanged page": (16, self._unchanged),
+            "fleet": (12, self._fleet),
             "file": (14, self._file),
             "range": (6, self._range),
             "head": (4, self._head),
@@ -135,13 +139,14 @@ class Visitor:
             epoch = self._known.epoch
             await wish()
             if epoch == self._known.epoch and kind in KEPT:
-                self._known.had.add(self.connection.asked)
+                self._known.had.setdefault(self.connection.asked, time.monotonic())
 
         return kind, same
 
     def had(self, kind: str) -> bool:
-        """Whether somebody got what was asked for last, by a wish of that kind, and such is kept."""
-        return kind in KEPT and self.connection.asked in self._known.had
+        """Whether somebody had got what was asked for last, by a wish of that kind, and such is kept."""
+        asked, at = self.connection.asked, self.connection.asked_at
+        return kind in KEPT and self._known.had.get(asked, math.inf) < at
 
     def _project(self) -> int:
         return int(self._place.projects * self._chance.random() ** 2)
@@ -152,9 +157,17 @@ class Visitor:
     async def _unchanged(self) -> None:
         await self._look(self._project(), again=True)
 
-    async def _look(self, project: int, *, again: bool = False) -> tuple[int, ...]:
-        media = self._chance.choice(("json", "json", "json", "html"))
-        coding = self._chance.choice(CODINGS)
+    async def _fleet(self) -> None:
+        """A job begins on many runners: they ask for the same page in the same words, one right after the other."""
+        project = int(POPULAR * self._chance.random() ** 2)
+        for _ in range(RUNNERS):
+            await self._look(project, like=("json", "gzip"))
+
+    async def _look(
+        self, project: int, *, again: bool = False, like: tuple[str, str] | None = None
+    ) -> tuple[int, ...]:
+        """At its page: ``again`` for who has it, ``like`` the format and the coding."""
+        media, coding = like or (self._chance.choice(("json", "json", "json", "html")), self._chance.choice(CODINGS))
         path, epoch = f"/simple/{name_of(project)}/", self._known.epoch
         least, _ = self._known.newest.get(project, (0, 0.0))
         known = self._known.pages.get((project, media, coding))
