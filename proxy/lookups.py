@@ -268,18 +268,18 @@ class Lookups:
 
     async def _take(
         self, target: PageTarget, head: Head, received: Received, *, old: Entry | None, keep: bool, since: int
-    ) -> tuple[Entry, Manifest | Coming]:
+    ) -> tuple[Entry, Coming]:
         """Put a new page (its listing at least) into the store, behind; one that fails costs only the keeping."""
         key, tag = page_key(target.index, target.project), tag_of(target.index, target.project)
         entry = Entry(key, tag, received.url, kept_head(head), received.version, received.size, received.version)
         self._negatives.pop(key, None)
         self._store.at_hand.changed("responses", key)
-        behind, drop = received.size > INLINE, list[str]()
-        listing, rows, more = self._manifests.take(target.index, target.project, received.listing, since, behind=behind)
+        quick, rows, drop = received.size <= INLINE, list[Row](), list[str]()
+        listing = self._manifests.take(target.index, target.project, received.listing, since, quick=quick)
         if keep:
-            rows += [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag)]
+            rows = [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag)]
             drop = all_keys(old) if old is not None and old.body != entry.body else []
-        self._turns.writing(key, await self._store.behind.write(rows, drop, since, more))
+        self._turns.writing(key, await self._store.behind.write(rows, drop, since, _row_of(listing)))
         return entry, listing
 
     async def _refreshed(self, entry: Entry, head: Head, since: int) -> Entry:
@@ -293,3 +293,7 @@ class Lookups:
         row = Row(entry.key, dump_entry(entry), entry.tag)
         self._turns.writing(entry.key, await self._store.behind.write([row], (), since))
         return entry
+
+
+async def _row_of(listing: Coming) -> Row:
+    return (await listing)[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from proxy.core.patterns import Selection
@@ -25,6 +25,8 @@ Coming = asyncio.Task[tuple[Manifest, Row]]
 _FILES_IN_MEMORY = 50_000
 _INLINE = 16 * 1024
 """Bytes up to which a listing is decoded on the spot."""
+_AFTER_THE_PAGE = 0.001
+"""Seconds after which the page has been sent."""
 
 
 class Manifests:
@@ -69,21 +71,16 @@ class Manifests:
         return Row(key, dumped, tag_of(index, project))
 
     def take(
-        self, index: str, project: str, make: Callable[[], tuple[Manifest, bytes]], since: int, *, behind: bool
-    ) -> tuple[Manifest | Coming, list[Row], Awaitable[Row] | None]:
-        """The same of a listing that is to be made; also what is given to who has the page. Where that takes a while it
-        is made ``behind``: who asks for it waits for it, and its row comes later."""
-        if not behind:
-            manifest, dumped = make()
-            return manifest, [self.put(index, project, manifest, dumped, since)], None
-        coming = self._made_behind(index, project, make, since)
-        return coming, [], _row_of(coming)
-
-    def _made_behind(self, index: str, project: str, make: Callable[[], tuple[Manifest, bytes]], since: int) -> Coming:
+        self, index: str, project: str, make: Callable[[], tuple[Manifest, bytes]], since: int, *, quick: bool
+    ) -> Coming:
+        """The same of a listing that is to be made, behind: nobody who wants the page waits for it, and who wants one
+        of its files does. A ``quick`` one needs no thread."""
         key = listing_key(index, project)
 
         async def making() -> tuple[Manifest, Row]:
-            manifest, dumped = await asyncio.to_thread(make)
+            if quick:
+                await asyncio.sleep(_AFTER_THE_PAGE)
+            manifest, dumped = make() if quick else await asyncio.to_thread(make)
             return manifest, self.put(index, project, manifest, dumped, since)
 
         def made(_: Coming) -> None:
@@ -122,10 +119,6 @@ def manifest_of(files: Iterable[Listed], links: Mapping[str, str] | None = None)
         with suppress(ValueError):
             manifest.setdefault(known.get(listed.url) or location_of(listed.url), listed)
     return manifest
-
-
-async def _row_of(coming: Coming) -> Row:
-    return (await coming)[1]
 
 
 def _decoded(row: bytes) -> Manifest:

@@ -51,6 +51,7 @@ class Desk:
         """The page, looked at and kept."""
         entry = (await self.look()).entry
         assert entry is not None
+        await self.store.behind.settled()
         return entry
 
     def conditions(self) -> list[bool]:
@@ -94,6 +95,7 @@ async def test_a_page_of_which_a_part_is_gone_is_asked_for_whole(desk: Desk, key
     desk.lookups.forget(Selection())  # or memory would still have the listing
     assert isinstance((await desk.look(entry)).after, Keep)
     assert desk.conditions() == [False, False]
+    await desk.store.behind.settled()
     assert await desk.store.read(part) == value
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from proxy.core.fields import (
     entity_tag,
+    format_date,
     opaque_tag,
     parse_date,
     parse_seconds,
@@ -154,8 +155,16 @@ def storable(head: Head, rules: Rules, request_headers: Mapping[str, str] | None
         view = replace(_view(said), status=200)
     else:
         view = _view(said)
-    from proxy.core.judge import Question, Slot, StatedLife, controller
+    return _taken(view.status, frozenset(view.headers), keep)
 
+
+# It matters which of these few fields there are, not what a well-formed validator says.
+@lru_cache(maxsize=1024)
+def _taken(status: int, names: frozenset[str], keep: bool) -> bool:
+    from proxy.core.judge import Question, Slot, StatedLife, View, controller
+
+    said = {"etag": '"any"', "last-modified": format_date(0), "vary": "*"}
+    view: Any = View(status, {name: said[name] for name in sorted(names)})
     slot = Slot()
     question: Any = Question({})
     controller(slot, STORABLE).cache_response(question, StatedLife(0, keep=keep).apply(view))
