@@ -49,14 +49,16 @@ def leaf(number: int) -> bytes:
 
 @dataclass(slots=True)
 class Day(Index):
-    """The index at this moment; ``oldest`` is the number of each project's oldest release."""
+    """The index at this moment; ``oldest`` is the number of each project's oldest release, ``changed`` the serial at
+    which its page became what it is."""
 
     oldest: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
 
     @classmethod
     def begun(cls, projects: int) -> Self:
         """With so many projects."""
-        day = cls(oldest=[1] * projects, json_cache_control="max-age=600, public")
+        day = cls(oldest=[1] * projects, changed=[1] * projects, json_cache_control="max-age=600, public")
         day.distributions = [release(project, 1 + k) for project in range(projects) for k in range(WINDOW)]
         return day
 
@@ -67,12 +69,13 @@ class Day(Index):
         self.distributions = [*(each for each in self.distributions if each.filename != gone), new]
         self.oldest[project] = old + 1
         self.serial += 1
+        self.changed[project] = self.serial
 
     def before(self, project: int) -> Self:
-        """The same index as it was some publications ago, as far as this project is concerned."""
+        """The same index as it was before the last publication of this project, as far as that is concerned."""
         old = max(1, self.oldest[project] - 1)
         files = [release(project, old + k) for k in range(WINDOW)]
-        serial = max(1, self.serial - 60)
+        serial = max(1, self.changed[project] - 1)
         return type(self)(distributions=files, serial=serial, site_url=self.site_url, files_url=self.files_url)
 
     def reply(self, seen: Seen) -> Reply:
