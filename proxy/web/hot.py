@@ -6,7 +6,7 @@ made anew, by the room that made it, and the body stays as it is. What changes i
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import replace
 from http import HTTPStatus
@@ -21,24 +21,27 @@ JOINED_MOST = 64 * 1024
 """Bytes of a body that lie ready behind their head, for one write; a larger one is kept once, and has its own."""
 _OVERHEAD = 2048
 """What an answer costs beside its bytes: its key, and what makes it anew."""
+_WORDS_MOST, _WORDS_OVERHEAD = 16, 256
+"""So many requests, word for word, are known to ask for one answer; and what each costs beside its bytes."""
 
 
 class Hot:
     """One answer. ``wire`` are its first bytes and ``body`` the rest. It is right from ``since`` until ``until``, both
-    in seconds since the epoch, as long as ``sound`` says so; once it is ``gone`` it never is again."""
+    in seconds since the epoch, as long as ``sound`` says so. ``words`` are requests that ask for it, as they came. Once
+    it is gone it never is right again, and holds nothing: ``lasting`` is None."""
 
-    __slots__ = ("body", "cost", "event", "gone", "key", "lasting", "since", "sound", "told", "until", "wire")
+    __slots__ = ("body", "cost", "event", "key", "lasting", "since", "sound", "told", "until", "wire", "words")
 
     def __init__(self, key: Key, lasting: Lasting, event: Event) -> None:
         self.key = key
-        self.lasting = lasting
+        self.lasting: Lasting | None = lasting
         self.sound = lasting.sound
         self.event = event
         self.told: tuple[Again, ...] = ()
         self.wire = self.body = b""
         self.since = self.until = 0.0
         self.cost = 0
-        self.gone = False
+        self.words: deque[bytes] = deque()
 
     def made(self, answer: Answer, observers: Collection[Repeating]) -> None:
         """Take over what it is now. What is told of it changes when its reason does."""
@@ -55,6 +58,7 @@ class HotTier:
     """Answers bounded by bytes, least recently used out first. Belongs to the event loop.
 
     ``limit`` is in bytes; one answer takes at most an eighth of it. ``observers`` are told of each that is given.
+    ``verbatim`` finds the answers by the bytes of requests; it belongs to the tier.
     """
 
     def __init__(self, limit: int, observers: Collection[Repeating]) -> None:
@@ -62,6 +66,7 @@ class HotTier:
         self._observers = observers
         self._answers: OrderedDict[Key, Hot] = OrderedDict()
         self._of_row: dict[tuple[str, str], set[Key]] = {}
+        self.verbatim: dict[bytes, Hot] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -96,8 +101,20 @@ class HotTier:
         self.bytes += hot.cost
         for row in lasting.rows:
             self._of_row.setdefault(row, set()).add(key)
-        while self.bytes > self._limit:
-            self._drop(next(iter(self._answers.values())))
+        self._shrink()
+
+    def remember(self, data: bytes, hot: Hot) -> None:
+        """Find the answer by these bytes from now on; of many only the last few."""
+        if hot.lasting is None or data in self.verbatim:
+            return
+        self.verbatim[data] = hot
+        hot.words.append(data)
+        self._charge(hot, len(data) + _WORDS_OVERHEAD)
+        if len(hot.words) > _WORDS_MOST:
+            oldest = hot.words.popleft()
+            del self.verbatim[oldest]
+            self._charge(hot, -len(oldest) - _WORDS_OVERHEAD)
+        self._shrink()
 
     def changed(self, room: str | None, key: str | None) -> None:
         """Drop what was made of that row: of any of the room without ``key``, of any at all without ``room``."""
@@ -108,14 +125,22 @@ class HotTier:
             for hot in list(self._answers.values()):
                 self._drop(hot)
 
+    def _charge(self, hot: Hot, cost: int) -> None:
+        hot.cost += cost
+        self.bytes += cost
+
+    def _shrink(self) -> None:
+        while self.bytes > self._limit:
+            self._drop(next(iter(self._answers.values())))
+
     def _again(self, hot: Hot, now: float) -> bool:
-        if hot.gone or not self._renewed(hot, now):
+        if not self._renewed(hot, now):
             return False
         self._answers.move_to_end(hot.key)
         return True
 
     def _renewed(self, hot: Hot, now: float) -> bool:
-        made = hot.lasting.again()
+        made = None if hot.lasting is None else hot.lasting.again()
         if made is None:
             return False
         answer, hot.until = made
@@ -124,9 +149,8 @@ class HotTier:
         return True
 
     def _drop(self, hot: Hot) -> None:
-        if hot.gone:
+        if hot.lasting is None:
             return
-        hot.gone, hot.until, hot.wire, hot.body = True, 0.0, b"", b""
         del self._answers[hot.key]
         self.bytes -= hot.cost
         for row in hot.lasting.rows:
@@ -134,6 +158,11 @@ class HotTier:
             keys.discard(hot.key)
             if not keys:
                 del self._of_row[row]
+        for data in hot.words:
+            del self.verbatim[data]
+        # Whoever still knows it must not keep alive what it was made of: whole pages.
+        hot.lasting = hot.sound = None
+        hot.until, hot.wire, hot.body, hot.told = 0.0, b"", b"", ()
 
 
 def _head(answer: Answer, now: float) -> bytes:

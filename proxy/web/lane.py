@@ -22,7 +22,7 @@ from aiohttp import __version__ as aiohttp_version
 from proxy.answer import Lasting
 from proxy.events import Event
 from proxy.web.forwarded import Front
-from proxy.web.hot import Hot, HotTier, Key
+from proxy.web.hot import HotTier, Key
 from proxy.web.vitals import Heat
 
 _log = logging.getLogger("proxy.web")
@@ -31,7 +31,6 @@ TESTED = re.compile(r"3\.14\.([5-9]|[1-9][0-9]+)")
 """Versions of aiohttp whose connections are known to be idle when they say so."""
 LONGEST = 4096
 """Bytes of a request; a longer one is none of an installer."""
-_VERBATIM_MOST = 4 * 2**20
 _PLAIN = re.compile(rb"(?:GET|HEAD) /[!-~]* HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ -~\t]*\r\n){1,60}\r\n")
 _NEVER = re.compile(rb"\n(?:content-|transfer-encoding:|expect:|upgrade:|sec-websocket-|trailer:|te:)", re.IGNORECASE)
 # Of a User-Agent all that counts is which pip it is: see ``core.wishes``.
@@ -62,8 +61,6 @@ class Lane:
     def __init__(self, tier: HotTier, front: Front) -> None:
         self._tier = tier
         self._front = front
-        self._verbatim: dict[bytes, Hot] = {}
-        self._size = 0
         self._given = 0
 
     def heat(self) -> Heat:
@@ -72,8 +69,8 @@ class Lane:
 
     def answered(self, caller: Caller, data: bytes) -> bool:
         """Whether that was a question with an answer at hand, which was given."""
-        began, now = time.perf_counter(), time.time()
-        hot = self._verbatim.get(data)
+        began, now, again = time.perf_counter(), time.time(), False
+        hot = self._tier.verbatim.get(data)
         if hot is None or caller.trusted or not (
             (hot.since <= now < hot.until and hot.sound is None) or self._tier.right(hot, now)
         ):
@@ -82,30 +79,21 @@ class Lane:
             if hot is None:
                 caller.question = key
                 return False
-            if caller.before == hash(data):
-                self._remember(data, hot)
-            caller.before = hash(data)
+            again, caller.before = caller.before == hash(data), hash(data)
         caller.send(hot.wire, hot.body)
         self._given += 1
         client = self._client(caller, data) if caller.trusted else caller.peer
         seconds = time.perf_counter() - began
         for tell in hot.told:
             tell(now, seconds, client)
+        if again:
+            self._tier.remember(data, hot)
         return True
 
     def take(self, caller: Caller, lasting: Lasting, event: Event) -> None:
         """An answer that was given the normal way to the caller's question, and can be given again."""
         if caller.question is not None:
             self._tier.take(caller.question, lasting, event, time.time())
-
-    def _remember(self, data: bytes, hot: Hot) -> None:
-        if data not in self._verbatim:
-            self._size += len(data)
-        self._verbatim[data] = hot
-        while self._size > _VERBATIM_MOST:
-            oldest = next(iter(self._verbatim))
-            del self._verbatim[oldest]
-            self._size -= len(oldest)
 
     def _client(self, caller: Caller, data: bytes) -> str:
         forwarded: Sequence[str] = [each.decode().strip(" \t") for each in _FORWARDED.findall(data)]
