@@ -41,6 +41,10 @@ class AtHand:
         """Whether that row is in memory."""
         return self._rows.peek(room, key) is not None
 
+    def use(self, room: RoomName, key: str) -> None:
+        """What was made of that row is in use, so the row is."""
+        self._rows.use(room, key)
+
     def unchanged(self, entry: Entry) -> Callable[[], bool]:
         """What tells whether the body of that entry is a file in the state in which it was last proven."""
         return self._verification.stands(entry)

@@ -39,6 +39,8 @@ class Derivations:
         except StoreFailed:
             stored = None
         if stored is not None:
+            # Or it would be the first to go, and other clients would ask in vain for the same page.
+            self._store.at_hand.use("responses", BASE.key(entry))
             return stored
         flight, _ = self._flights.join(key, lambda: self._derive(entry, view, base))
         return await asyncio.shield(flight)

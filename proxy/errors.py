@@ -77,6 +77,14 @@ class UpstreamFailed(ProxyError):
         return self
 
 
+    def anew(self) -> UpstreamFailed:
+        """The same failure to be remembered, or raised again: without the frames that it went through, and all that
+        they held."""
+        return UpstreamFailed(
+            self.because, status=self.status, retry_after=self.retry_after, upstream_status=self.upstream_status
+        )
+
+
 class MalformedPage(UpstreamFailed):
     """The upstream answered 200 with something that is no Simple API page of that project: a captive portal, a
     mirror in the middle of an update. It may pass, so it is 503."""

@@ -46,6 +46,8 @@ class Manifests:
         manifest = self._decoded.get(key)
         if manifest is not None:
             self._decoded.move_to_end(key)
+            # The row is in use, too: or it would go before the page, and after a restart no file of that be found.
+            self._store.at_hand.use("responses", key)
             return manifest
         try:
             row = await self._store.read(key)

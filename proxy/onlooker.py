@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.ahead import Ahead, WriteBehind
+from proxy.athand import AtHand
 from proxy.bodies import Spool
 from proxy.core.messages import Entry
 from proxy.directory import RoomName
@@ -22,6 +23,7 @@ class Onlooker(Store):
         vars(self).update(vars(store))
         # Times of use are collected there, and these are never written.
         self._rows = Rows(self._table, self._workers, self.fence)
+        self.at_hand = AtHand(self.directory, self._table, self._rows, self.fence, self.verification)
         # What is on its way there is seen here; what would be written here is seen by nobody.
         self._rows.ahead = store._rows.ahead
         self.behind = WriteBehind(Ahead(self.fence), self.write, self._adoption.spawn)

@@ -26,7 +26,7 @@ from proxy.fence import page_named
 from proxy.lookups import Fetched, Lookups, PageLimits
 from proxy.manifests import Manifest, Manifests
 from proxy.outcomes import concluded, served
-from proxy.renditions import BASE_UP, View, body_of
+from proxy.renditions import BASE, BASE_UP, View, body_of
 from proxy.store import Store
 
 # The entry that speaks for a page, and its rendition when that is a page and not a 404.
@@ -196,12 +196,7 @@ class Pages:
         since, failure = self._looked.get(key, (-math.inf, None))
         if self._within(since):
             if failure is not None:
-                raise UpstreamFailed(
-                    failure.because,
-                    status=failure.status,
-                    retry_after=failure.retry_after,
-                    upstream_status=failure.upstream_status,
-                )
+                raise failure.anew()
             return manifest
         flight, _ = self._lookups.fetch(target, request, entry, whole=whole)
         try:
@@ -240,7 +235,7 @@ class Pages:
         if self._store.fence.hides(mark, *page_named(key)):
             return  # or it would be taken for a look that found nothing
         self._looked.pop(key, None)
-        self._looked[key] = (self._clock(), failure)
+        self._looked[key] = (self._clock(), None if failure is None else failure.anew())
         while len(self._looked) > _LOOKS:
             self._looked.popitem(last=False)
 
@@ -288,6 +283,7 @@ class Pages:
         def again() -> tuple[Answer, float] | None:
             if self._lookups.at_hand(target) is not entry or not self._store.at_hand.value("responses", key):
                 return None
+            self._store.at_hand.use("responses", BASE.key(entry))
             now = self._clock()
             before = decide.before_upstream(request, entry, now, self._rules)
             if not isinstance(before, decide.Serve) or before.refresh_behind:

@@ -69,6 +69,10 @@ class Rows:
                 self._used[room][key] = time.time()
         return value
 
+    def use(self, room: RoomName, key: str) -> None:
+        """Note that the row was used, though nobody looked at it; one that is not there is not made by that."""
+        self._used[room][key] = time.time()
+
     async def entry_in(self, room: RoomName, key: str, value: Value) -> Entry | None:
         """The entry of that very row, decoded once while it is in memory. A row that does not decode is
         dropped, and is None."""

@@ -157,3 +157,18 @@ async def test_close_cancels(flights: Flights[int]) -> None:
     again, under_way = flights.join("key", work)
     assert not under_way
     await again
+
+
+def test_a_failure_that_is_remembered_holds_nothing_of_who_asked() -> None:
+    """A traceback keeps every frame alive that it went through: requests, entries, whole pages."""
+    try:
+        try:
+            raise ValueError
+        except ValueError as cause:
+            raise UpstreamFailed("it failed", status=503, retry_after=7, upstream_status=500) from cause
+    except UpstreamFailed as failed:
+        raised, kept = failed, failed.anew()
+    assert raised.__traceback__ is not None
+    assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
+    told = [(each.because, each.status, each.retry_after, each.upstream_status) for each in (raised, kept)]
+    assert told == [("it failed", 503, 7, 500)] * 2
