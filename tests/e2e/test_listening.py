@@ -276,6 +276,7 @@ def test_the_end_waits_for_slow_readers(tmp_path: Path) -> None:
         there.get("/simple/big/", AS_JSON)
         path = running.path_of(file)
         whole = there.get(path)
+        running.proxy.wait_for_log(lambda lines: any(each.get("path") == path for each in lines))
         running.proxy.forget()
         with there.connect(small=True) as connection:
             ask(connection, path)

@@ -94,8 +94,8 @@ def test_the_log_for_machines(here: World) -> None:
     here.file(file, secret)
     here.file(file, {**secret, "Range": "bytes=0-9"})
     here.get(f"/simple/{name}", secret)
-    lines = here.proxy.wait_for_log(lambda lines: len([line for line in lines if line["event"] == "request"]) == 6)
-    lines = [line for line in lines if line["event"] == "request"]
+    lines = here.proxy.wait_for_log(lambda lines: len([line for line in lines if name in line.get("path", "")]) == 6)
+    lines = [line for line in lines if name in line.get("path", "")]
     keys = "time level event method path status outcome because bytes seconds upstream_seconds collapsed aborted"
     assert all(set(keys.split()) <= set(line) for line in lines)
     assert [(line["status"], line["outcome"]) for line in lines[:4]] == [
