@@ -3,7 +3,7 @@
 # make promises   what this cache promises, its goal and what is measured, a line each (ARGS="G1 G4": these alone)
 # make soak    the same in the long size: hours in all, half an hour of it G17 (ARGS="G17")
 # make conformance   the public HTTP cache suite (Node and npm are needed); writes docs/conformance.md
-# make bench   measure beside nginx and aiohttp, write tests/bench/RESULTS.md (ARGS="start cold": those measurements alone)
+# make bench   measure beside nginx, aiohttp, proxpi, devpi and peryx, write tests/bench/RESULTS.md (ARGS="cold": that alone)
 # make bench-quick   warm answers beside nginx and aiohttp in two minutes, as ratios (wrk is needed)
 # make lint    ruff, mypy and bandit over the whole tree
 # make audit   known vulnerabilities of what it is tested with

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench import ideal, pressure, table
+from tests.bench import ideal, lives, peers, pressure, table
 from tests.bench.figures import show
 from tests.bench.report import chart, markdown
 from tests.bench.verdicts import NGINX, Line
 
 _HERE = Path(__file__).parent
-_FULL = table.Length(repetitions=5, seconds=2, big=200 * 10**6)
+_FULL = table.Length(repetitions=5, seconds=2, big=200 * 10**6, whole=True)
 _QUICK = table.Length(repetitions=2, seconds=1, big=50 * 10**6)
 
 
@@ -35,24 +35,35 @@ def quick(directory: Path) -> None:
 
 def _measured(directory: Path, length: table.Length) -> tuple[list[Line], Mapping[str, str]]:
     absent = {} if ideal.installed() else {NGINX: "it is not installed"}
-    parts: dict[str, Callable[[Path, table.Length], list[Line]]] = {"cold": table.cold, "bursts": table.bursts}
+    parts: dict[str, Callable[[Path, table.Length], table.Part]] = {"cold": table.cold, "bursts": table.bursts}
     if pressure.installed():
         parts = {"warm": table.warm, **parts}
     else:
         absent["warm answers"] = "wrk or taskset is not installed"
+    if length.whole:
+        parts |= {"starts": _starts, "clients": table.clients}
     lines: list[Line] = []
     for name, part in parts.items():
         (directory / name).mkdir()
         try:
-            lines += part(directory / name, length)
+            found, missing = part(directory / name, length)
+            lines += found
+            absent |= missing
         except (AssertionError, OSError, RuntimeError, table.Failed) as error:
             absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
     return lines, absent
 
 
+def _starts(scratch: Path, length: table.Length) -> table.Part:
+    return lives.starts(scratch, length.repetitions), {}
+
+
 def _facts(command: str, length: table.Length) -> Mapping[str, str]:
     versions = {"Python": platform.python_version(), "aiohttp": version("aiohttp")}
     versions |= {"nginx": ideal.version()} if ideal.installed() else {}
+    versions |= {"wrk": pressure.version()} if pressure.installed() else {}
+    if length.whole:
+        versions |= {name: said for name in peers.NAMES if (said := peers.version(name))}
     return {
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}",
         "versions": ", ".join(f"{name} {said}" for name, said in versions.items()),

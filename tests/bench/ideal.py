@@ -16,11 +16,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.bench.servers import HOST, free_port
+from tests.bench.servers import HOST, cpu_of, free_port, rss_of
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-_TICKS = os.sysconf("SC_CLK_TCK")
 _CONFIGURATION = """
 daemon off; worker_processes 2; pid {place}/pid; error_log {place}/error.log; {user}
 events {{ worker_connections 4096; }}
@@ -109,16 +108,17 @@ class Ideal:
 
     def cpu(self) -> float:
         """Seconds of CPU that all its processes have used."""
+        return sum(cpu_of(pid) for pid in self._pids())
+
+    def rss(self) -> int:
+        """Resident memory of all its processes now, in bytes; what they share counts for each."""
+        return sum(rss_of(pid) for pid in self._pids())
+
+    def _pids(self) -> list[int]:
         assert self._process is not None
         main = self._process.pid
-        workers = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return sum(_used(pid) for pid in [str(main), *workers])
+        return [main, *map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())]
 
     def _listens(self) -> bool:
         with socket.socket() as tried:
             return tried.connect_ex((HOST, self.port)) == 0
-
-
-def _used(pid: str) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS

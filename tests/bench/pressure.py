@@ -62,6 +62,12 @@ def installed() -> bool:
     return shutil.which("wrk") is not None and shutil.which("taskset") is not None
 
 
+def version() -> str:
+    """As it says itself."""
+    said = subprocess.run(["wrk", "-v"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    return said.split()[1]
+
+
 def script(headers: Mapping[str, str], differing: Differing = "") -> str:
     """The Lua script: these header fields on every request, and one whose value no two requests share."""
     fields = "".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(said)}\n" for name, said in headers.items())

@@ -231,15 +231,15 @@ def _one(side: Side, server: Server, *, last: bool) -> None:
     side.started.append(server.first_answer)
     if side.made is not None:
         # While the sweep is at its work.
-        side.cold += _asked(server, [side.made.file(7 * number % side.made.count) for number in range(50)])
+        side.cold += asked(server, [side.made.file(7 * number % side.made.count) for number in range(50)])
     if last:
         _at_rest(server)
         side.idle.append(server.rss() / 1e6)
         if side.made is not None:
             numbers = [7919 * number % side.made.count for number in range(_ASKED)]
             paths = [side.made.file(number) for number in numbers]
-            _asked(server, paths)
-            side.warm += _asked(server, paths)
+            asked(server, paths)
+            side.warm += asked(server, paths)
             side.swept.append(server.rss() / 1e6)
 
 
@@ -252,7 +252,7 @@ def _at_rest(server: Server) -> None:
             return
 
 
-def _asked(server: Server, paths: Sequence[str]) -> list[float]:
+def asked(server: Server, paths: Sequence[str]) -> list[float]:
     """Milliseconds for each of these, one after the other on one connection."""
     times: list[float] = []
     with closing(HTTPConnection(HOST, server.port)) as connection:

@@ -24,26 +24,37 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
-    """A context manager: answering inside, killed (by its own id) outside. Its stderr goes to ``log``.
+    """A context manager: answering inside, killed (by its own id) outside. What it says goes to ``log``; ``ready`` is a
+    path that it answers with 200 as soon as it can.
 
     ``first_answer`` is how many seconds went by from its spawn to its first answer.
     """
 
-    def __init__(self, words: Sequence[str], port: int, log: Path) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        port: int,
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        ready: str = "/healthz",
+    ) -> None:
         self.port = port
         self.first_answer = 0.0
         self.log = log
-        self._words = [sys.executable, *words]
+        self._words = words
+        self._environment = environment or {}
+        self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         # As when installed: compiled once, also where this process is told to leave no bytecode behind.
         bytecode = str(self.log.parent.parent / "bytecode")
-        environment = clean_environment({"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": bytecode})
+        own = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": bytecode, **self._environment}
         with self.log.open("wb") as log:
             began = time.perf_counter()
             self._process = subprocess.Popen(
-                self._words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._words, cwd=ROOT, env=clean_environment(own), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         while not self._answers():
             if self._process.poll() is not None or time.perf_counter() - began > _PATIENCE:
@@ -86,7 +97,7 @@ class Server:
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=_PATIENCE)
         try:
-            connection.request("GET", "/healthz")
+            connection.request("GET", self._ready)
             return connection.getresponse().status == 200
         except OSError:
             return False
@@ -124,14 +135,16 @@ def proxy(directory: Path, upstream: Upstream, *prefix: str) -> Server:
     }
     config = directory / "config.toml"
     config.write_text(toml(settings, [{"name": "test", "url": upstream.url}]))
-    return Server([*prefix, "-m", "proxy", "serve", "--config", str(config)], port, directory / "proxy.log")
+    words = [sys.executable, *prefix, "-m", "proxy", "serve", "--config", str(config)]
+    return Server(words, port, directory / "proxy.log")
 
 
 def plain(directory: Path) -> Server:
     """The server beside it, which serves the files of ``directory``; without a log."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    return Server(["-m", "tests.bench.plain", HOST, str(port), str(directory)], port, directory / "plain.log")
+    words = [sys.executable, "-m", "tests.bench.plain", HOST, str(port), str(directory)]
+    return Server(words, port, directory / "plain.log")
 
 
 def free_port() -> int:
