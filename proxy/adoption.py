@@ -63,19 +63,21 @@ class Adoption:
             raise self._workers.failed(error, "write bodies") from error
         kept = replace(entry, body=f"{room}/{filename}")
         fenced = partial(self._fence.checked, since=since, names=[named])
-        return await asyncio.shield(self.spawn(self._adopt(room, spool.path, fd, kept, filename, fenced)))
+        return await asyncio.shield(self.spawn(self._adopt(room, spool, fd, kept, filename, fenced)))
 
     async def _adopt(
-        self, room: RoomName, source: Path, fd: int, entry: Entry, filename: str, fenced: Callable[[Job], Job]
+        self, room: RoomName, spool: Spool, fd: int, entry: Entry, filename: str, fenced: Callable[[Job], Job]
     ) -> Entry:
-        there = self._directory / room
+        there, source = self._directory / room, spool.path
+        # Of a response that a power loss takes the row finds nothing, and it is asked for again: not worth three syncs.
+        lasts = room != "responses"
         try:
             if not await self._evictor.free():
                 raise StoreFailed("the disk has too little space left")
             head = dumped(entry)
             with self._linking.adopting(filename):
                 try:
-                    await self._workers.file(place, there, filename, source, fd, entry.size)
+                    await self._workers.file(place, there, filename, source, fd, entry.size, lasts=lasts)
                     self._workers.worked("write bodies")
                     row = FileRow(filename, entry.size, head)
                     await self._workers.ask(room, fenced(partial(Room.adopt, key=entry.key, body=row, tag=entry.tag)))
@@ -86,6 +88,7 @@ class Adoption:
             with contextlib.suppress(StoreFailed):
                 # It proved itself on its way in. Its other name goes first: that is a change of the file.
                 found = await self._workers.file(_with_one_name, source, fd)
+                spool.there = False
                 self._verification.trust(filename, entry.sha256, found)
         finally:
             os.close(fd)

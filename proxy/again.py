@@ -6,6 +6,7 @@ that decided it the first time. There is no second rule of freshness here.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from proxy.answer import Answer, Lasting
 from proxy.core.lifetime import current_age, read
 from proxy.core.messages import Entry, Head, Headers
 from proxy.core.urls import listing_key
+from proxy.filebodies import etag_of, proven
 from proxy.store import Store
 
 if TYPE_CHECKING:
@@ -60,6 +62,32 @@ def of_file(store: Store, listings: Listings, listed: Wanted, entry: Entry, answ
             body = store.at_hand.body(entry)
         return None if body is None else (replace(answer, body=body), until(listings.now()))
 
-    listing = listing_key(listed.target.index, listed.project)
-    rows = ((listed.room, entry.key), ("responses", listing))
-    return replace(answer, lasting=Lasting(rows, again, store.at_hand.unchanged(entry)))
+    return replace(answer, lasting=Lasting(_rows(listed), again, store.at_hand.unchanged(entry)))
+
+
+def of_coming(
+    store: Store, listings: Listings, listed: Wanted, kept: asyncio.Future[None] | None, answer: Answer
+) -> Answer:
+    """The answer from a body on its way, and how to give it again when it is ``kept``, if it is the one listed."""
+    bare = replace(answer, body=b"", upstream_seconds=0.0)  # or what is on its way would be held as long as this
+    lasting: Lasting | None = None
+
+    def known() -> Lasting | None:
+        nonlocal lasting
+        entry = store.at_hand.entry(listed.room, listed.key)
+        if lasting is None and entry is not None and etag_of(entry.sha256) == listed.etag:
+            hit = replace(bare, cache_status=proven(entry), stop=entry.size)
+            lasting = of_file(store, listings, listed, entry, hit, "GET").lasting
+        return lasting
+
+    def again() -> tuple[Answer, float] | None:
+        return None if (of := known()) is None else of.again()
+
+    def sound() -> bool:
+        return lasting is not None and lasting.sound is not None and lasting.sound()
+
+    return replace(answer, lasting=Lasting(_rows(listed), again, sound, kept))
+
+
+def _rows(listed: Wanted) -> tuple[tuple[str, str], ...]:
+    return (listed.room, listed.key), ("responses", listing_key(listed.target.index, listed.project))

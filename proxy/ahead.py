@@ -24,11 +24,13 @@ PATIENCE = 1.0
 
 
 class Ahead:
-    """The rows of ``responses`` that are being written. Belongs to the event loop."""
+    """The rows of ``responses`` that are being written. Belongs to the event loop. ``told`` is called with the key of
+    each that is put: it is another from then on, and not once more when it is written."""
 
-    def __init__(self, fence: Fence) -> None:
+    def __init__(self, fence: Fence, told: Callable[[str], None] = lambda key: None) -> None:
         self.bytes = 0
         self._fence = fence
+        self._told = told
         self._rows: dict[str, tuple[Row, int | None]] = {}
 
     @property
@@ -41,6 +43,7 @@ class Ahead:
         for row in rows:
             self._rows[row.key] = row, since
             self.bytes += len(row.value)
+            self._told(row.key)
 
     def written(self, rows: Sequence[Row]) -> None:
         """They are in the database, or never will be. What came after them under the same key stays."""
@@ -49,12 +52,12 @@ class Ahead:
             if self._rows.get(row.key, (None, None))[0] is row:
                 del self._rows[row.key]
 
-    def get(self, key: str) -> bytes | None:
-        """The value that will be there in a moment."""
+    def get(self, key: str) -> Row | None:
+        """The row that will be there in a moment."""
         row, since = self._rows.get(key, (None, None))
         if row is None or (since is not None and self._fence.hides(since, *name_of("responses", key, row.tag, ""))):
             return None
-        return row.value
+        return row
 
 
 class WriteBehind:

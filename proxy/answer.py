@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, Self
@@ -67,12 +68,14 @@ class Lasting:
 
     ``rows`` of the store are what it was made of: when one of them changes it is over. ``again`` says what it is now,
     with a body of bytes, and until when that is so to the second (seconds since the epoch); None when the question is
-    to be decided anew. ``sound`` is asked each time: whether what it was made of still is what it was.
+    to be decided anew. ``sound`` is asked each time: whether what it was made of still is what it was. ``kept``: before
+    that has ended it cannot be given again.
     """
 
     rows: tuple[tuple[str, str], ...]
     again: Callable[[], tuple[Answer, float] | None]
     sound: Callable[[], bool] | None = None
+    kept: asyncio.Future[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Answer:
 
     ``headers`` lacks Content-Length and Cache-Status: the first follows from ``start`` and ``stop``, the
     second from ``cache_status``. ``raw``: its head is that of another server, and goes out as it is. ``lasting``: it
-    came from memory, and can be given again.
+    is in memory, and can be given again.
     """
 
     status: int

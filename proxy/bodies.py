@@ -27,13 +27,15 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 
 
 class Spool:
-    """A file in incoming/ that a body is written to. ``fd`` is open for reading and writing until `close`."""
+    """A file in incoming/ that a body is written to, ``there`` until it is known to be gone. ``fd`` is open for reading
+    and writing until `close`."""
 
-    __slots__ = ("_open", "fd", "path")
+    __slots__ = ("_open", "fd", "path", "there")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self.there = True
         self._open = True
 
     def close(self) -> None:
@@ -81,8 +83,9 @@ def is_filename(filename: str) -> bool:
     return _FILENAME.fullmatch(filename) is not None and not filename.rpartition("/")[2].startswith(".")
 
 
-def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
-    """Give the spooled file its name in the room, durably; ``fd`` is a descriptor of ``source``.
+def place(room: Path, filename: str, source: Path, fd: int, size: int, *, lasts: bool = True) -> None:
+    """Give the spooled file its name in the room; ``fd`` is a descriptor of ``source``. A name that ``lasts`` is there
+    after a power loss, too; the bytes are in every case.
 
     A hard link where the filesystem has them, so that the name in incoming/ remains until the row is
     committed. On any exception nothing of the new name is left.
@@ -101,9 +104,10 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int) -> None:
                 raise
             os.rename(source, target)
         reach("linked")
-        sync_directory(target.parent)
-        sync_directory(target.parent.parent)
-        sync_directory(room)
+        if lasts:
+            sync_directory(target.parent)
+            sync_directory(target.parent.parent)
+            sync_directory(room)
         reach("directory synced")
     except BaseException:
         remove_files(room, [filename])

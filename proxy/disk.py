@@ -39,7 +39,7 @@ _SETTINGS = {
     "cull_limit": 0,
     "size_limit": 2**62,
     "sqlite_auto_vacuum": 1,
-    "sqlite_cache_size": 2**13,
+    "sqlite_cache_size": 2**10,
     "sqlite_journal_mode": "wal",
     # A mapped database that is cut short kills the process with SIGBUS; read() reports an error instead.
     "sqlite_mmap_size": 0,

@@ -24,6 +24,11 @@ def proof_of(entry: Entry) -> str:
     return "verified against the hash its page lists" if entry.verified else "pinned by its first complete copy"
 
 
+def proven(entry: Entry) -> CacheStatus:
+    """What is said of an answer from a stored body."""
+    return CacheStatus("hit", proof_of(entry), hit=True)
+
+
 def file_headers(etag: str | None) -> Headers:
     """What every answer with or about a file says. Never a Content-Encoding: some clients would undo it and
     then hash the wrong bytes."""

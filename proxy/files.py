@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 
-from proxy.again import of_file
+from proxy.again import of_coming, of_file
 from proxy.answer import Answer, StoredStream
 from proxy.bodies import Spool
 from proxy.core import decide
@@ -22,7 +22,7 @@ from proxy.core.ranges import spelled, within
 from proxy.core.urls import without_query
 from proxy.directory import RoomName
 from proxy.errors import StoreFailed, UpstreamFailed
-from proxy.filebodies import etag_of, file_headers, part, proof_of, unsatisfiable, whole_or_part
+from proxy.filebodies import etag_of, file_headers, part, proven, unsatisfiable, whole_or_part
 from proxy.filereplies import FileReplies
 from proxy.fills import Fills
 from proxy.flights import Flights
@@ -134,7 +134,7 @@ class Files:
         return stored.entry, StoredStream(stored.handle, stored.entry.size, stored.doubt)
 
     def _from_store(self, request: Request, entry: Entry, stream: StoredStream) -> Answer:
-        status = CacheStatus("hit", proof_of(entry), hit=True)
+        status = proven(entry)
         return whole_or_part(request, stream, entry.size, etag_of(entry.sha256), status)
 
     # -- not cached yet --------------------------------------------------------------------------------------
@@ -167,6 +167,9 @@ class Files:
             answer = part(follower, Span(start, fill.size), fill.size, wanted.etag, status)
         else:
             answer = Answer(200, file_headers(wanted.etag), follower, status, stop=fill.size)
+            if wanted.target.metadata:
+                # Of wheels most are asked for once in a long time; of this, by everybody who resolves.
+                answer = of_coming(self._store, self._listings, wanted, fill.task, answer)
         return replace(answer, upstream_seconds=self._clock() - since)
 
     async def _join(self, plan: Plan) -> tuple[Follower, bool]:

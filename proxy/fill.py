@@ -156,9 +156,11 @@ class Fill:
 
     async def _settle(self) -> None:
         try:
-            if self._spool is not None:
+            if self._spool is not None and self._spool.there:
                 with suppress(StoreFailed):
                     await asyncio.shield(self._store.discard(self._spool))
+            elif self._spool is not None:
+                self._spool.close()
         finally:
             # Also when a shutdown cancels the wait, or the file would stay open for ever.
             self.settled = True

@@ -277,7 +277,7 @@ class Lookups:
         quick, rows, drop = received.size <= INLINE, list[Row](), list[str]()
         listing = self._manifests.take(target.index, target.project, received.listing, since, quick=quick)
         if keep:
-            rows = [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag)]
+            rows = [Row(BASE.key(entry), received.base, tag), Row(key, dump_entry(entry), tag, entry)]
             drop = all_keys(old) if old is not None and old.body != entry.body else []
         self._turns.writing(key, await self._store.behind.write(rows, drop, since, _row_of(listing)))
         return entry, listing
@@ -290,7 +290,7 @@ class Lookups:
         if current is not None and current.body != entry.body:
             # A newer page came meanwhile, and dropped the renditions that this head speaks for.
             return current
-        row = Row(entry.key, dump_entry(entry), entry.tag)
+        row = Row(entry.key, dump_entry(entry), entry.tag, entry)
         self._turns.writing(entry.key, await self._store.behind.write([row], (), since))
         return entry
 

@@ -33,7 +33,15 @@ class FileRow:
 
 
 Value = bytes | FileRow
-Change = tuple[str, Value | None]
+
+
+class Absent:
+    """Says that there is no such row, and was none."""
+
+
+ABSENT = Absent()
+Change = tuple[str, Value | Absent | None]
+_ABSENT_MOST = 1024
 
 
 @dataclass(slots=True)
@@ -47,13 +55,16 @@ class Item:
 class Table:
     """Values by (room, key). ``limit`` is in bytes; one item takes at most an eighth of it. ``told`` is called with the
     room and the key of each row that is another from now on, with None for the key when all of a room are, and for both
-    when it may be any."""
+    when it may be any. ``foretold`` says what a row was known to become, with its entry if that is known: when it does,
+    it is no other."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._items: OrderedDict[tuple[str, str], Item] = OrderedDict()
+        self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.bytes = 0
         self.told: Callable[[str | None, str | None], None] = lambda room, key: None
+        self.foretold: Callable[[str, str], Item | None] = lambda room, key: None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -65,23 +76,38 @@ class Table:
             self._items.move_to_end((room, key))
         return item
 
+    def lacks(self, room: str, key: str) -> bool:
+        """Whether it was looked for lately and is known not to be there."""
+        return (room, key) in self._absent
+
     def apply(self, room: str, changes: Iterable[Change]) -> None:
         """Take over what one job on the store thread saw or did; None means the key is gone or in doubt."""
         for key, value in changes:
             old = self._items.get((room, key))
+            self._absent.pop((room, key), None)
+            if isinstance(value, Absent):
+                self._absent[room, key] = value = None
+                if old is None:
+                    continue
             if old is not None and value is not None and old.value == value:
                 continue
-            self.told(room, key)
+            coming = self.foretold(room, key)
+            if coming is None or coming.value != value:
+                self.told(room, key)
+                coming = None
             self._forget((room, key))
             if value is not None and _cost(value) <= self._limit // 8:
-                self._items[room, key] = Item(value)
+                self._items[room, key] = coming or Item(value)
                 self.bytes += _cost(value)
         while self.bytes > self._limit:
             self._forget(next(iter(self._items)))
+        while len(self._absent) > _ABSENT_MOST:
+            self._absent.popitem(last=False)
 
     def clear(self, room: str) -> None:
         """Forget everything of one room."""
         self.told(room, None)
+        self._absent.clear()
         for place in [place for place in self._items if place[0] == room]:
             self._forget(place)
 

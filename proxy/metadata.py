@@ -23,9 +23,10 @@ from proxy.core.negotiation import Coding, coding_of
 from proxy.core.urls import listing_key
 from proxy.errors import StoreFailed
 from proxy.extraction import Extraction
-from proxy.filebodies import file_headers, pieces_of, proof_of
+from proxy.filebodies import file_headers, pieces_of, proven
 from proxy.fill import HOLD_BACK
 from proxy.flights import Flights, Waiting
+from proxy.follower import Follower
 from proxy.room import Row
 from proxy.store import Store
 from proxy.wanted import Listings, Wanted
@@ -40,12 +41,14 @@ _VARY = ("Vary", "Accept-Encoding")
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """Coded bytes, empty when coding makes nothing smaller; what they are made from, and where that came from."""
+    """Coded bytes, empty when coding makes nothing smaller; what they are made from, and where that came from; what
+    ends when that is kept, if it is not."""
 
     coded: bytes
     sha256: str
     status: CacheStatus
     upstream_seconds: float
+    kept: asyncio.Task[None] | None = None
 
 
 class Metadata:
@@ -85,9 +88,7 @@ class Metadata:
         if entry is not None:
             coded = await self._kept(_key(entry.key, entry.sha256, coding)) if entry.size <= CODED_MAX else b""
             if coded is not None:
-                status = CacheStatus("hit", proof_of(entry), hit=True)
-                answer = _answer(request, _Made(coded, entry.sha256, status, 0.0), coding)
-                return None if answer is None else self._lasting(listed, entry, coding, answer)
+                return self._answer(request, listed, _Made(coded, entry.sha256, proven(entry), 0.0), coding)
         elif isinstance(listed, Wanted) and "sha256" in listed.hashes:
             status = CacheStatus("hit", "the hash its page lists is the client's ETag", hit=True)
             etag = _etag(listed.hashes["sha256"], coding)
@@ -103,23 +104,29 @@ class Metadata:
         made = await asyncio.shield(flight)
         if made is not None and joined:
             made = replace(made, status=replace(made.status, collapsed=not made.status.hit))
-        return _answer(request, made, coding) if made is not None else None
+        return self._answer(request, listed, made, coding) if made is not None else None
 
-    def _lasting(self, listed: Wanted | Entry, entry: Entry, coding: Coding, answer: Answer) -> Answer:
-        """The answer, and how to give it again."""
-        if not isinstance(listed, Wanted):
+    def _answer(self, request: Request, listed: Wanted | Entry, made: _Made, coding: Coding) -> Answer | None:
+        """The answer, and how to give it again once it is kept."""
+        answer = _shown(request, made, coding)
+        if answer is None or not isinstance(listed, Wanted):
             return answer
-        key = _key(entry.key, entry.sha256, coding)
+        key = _key(listed.key, made.sha256, coding)
+        known: tuple[Entry, Answer | None] | None = None
 
         def again() -> tuple[Answer, float] | None:
+            nonlocal known
             here = self._store.at_hand
-            if here.entry("responses", entry.key) is not entry or not here.value("responses", key):
+            entry = here.entry("responses", listed.key)
+            if known is None and entry is not None and entry.sha256 == made.sha256:
+                known = entry, _shown(request, replace(made, status=proven(entry), upstream_seconds=0.0), coding)
+            if known is None or entry is not known[0] or known[1] is None or not here.value("responses", key):
                 return None
-            return (answer, until(self._listings.now())) if self._listings.still(listed) else None
+            return (known[1], until(self._listings.now())) if self._listings.still(listed) else None
 
         listing = listing_key(listed.target.index, listed.project)
-        rows = tuple(("responses", each) for each in (entry.key, key, listing))
-        return replace(answer, lasting=Lasting(rows, again))
+        rows = tuple(("responses", each) for each in (listed.key, key, listing))
+        return replace(answer, lasting=Lasting(rows, again, kept=made.kept))
 
     async def _entry(self, key: str) -> Entry | None:
         try:
@@ -158,16 +165,17 @@ class Metadata:
                 return coded if len(coded) < len(plain) else b"", hashlib.sha256(plain).hexdigest()
 
             coded, sha256 = work() if answer.stop <= INLINE // 4 else await asyncio.to_thread(work)
+            kept = answer.body.fill.task if isinstance(answer.body, Follower) else None
         finally:
             answer.close()
         if entry is not None and sha256 != entry.sha256:
             return None
         if known or answer.cache_status.stored:
             await self._store.behind.write([Row(_key(listed.key, sha256, coding), coded, listed.tag)], (), since)
-        return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds)
+        return _Made(coded, sha256, answer.cache_status, answer.upstream_seconds, kept)
 
 
-def _answer(request: Request, made: _Made, coding: Coding) -> Answer | None:
+def _shown(request: Request, made: _Made, coding: Coding) -> Answer | None:
     if not made.coded:
         return None
     etag = _etag(made.sha256, coding)

@@ -140,7 +140,10 @@ class Pages:
         forward = "uri-miss" if entry is None else "stale"
         status = CacheStatus("miss", because, forward=forward, forward_status=fetched.status, collapsed=joined)
         answer = await self._after(request, fetched, held, view, status)
-        return replace(answer, upstream_seconds=self._clock() - asked)
+        answer = replace(answer, upstream_seconds=self._clock() - asked)
+        if isinstance(fetched.after, decide.Keep | decide.Refresh) and fetched.entry is not None:
+            return self._lasting(request, target, fetched.entry, view, answer)
+        return answer
 
     async def _patiently(self, flight: asyncio.Task[Fetched], asked: float) -> Fetched:
         """What is stored may not be served stale: wait as long as if nothing were stored."""

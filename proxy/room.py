@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proxy.core.messages import Entry
 from proxy.directory import free_space
 from proxy.disk import FAILURES, MODE_BINARY, SEAL, Foreign, is_unusable, open_cache, seal, value_of
 from proxy.failpoints import reach
 from proxy.kept import Sum
-from proxy.memory import Change, FileRow, Value
+from proxy.memory import ABSENT, Change, FileRow, Value
 from proxy.soundness import is_whole, read_through
 from proxy.sums import SIZE, measure, settle
 from proxy.unlogged import ROOM_FOR_LOG, leave_log
@@ -32,11 +33,12 @@ _DOUBTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A small value to be kept: ``tag`` groups rows, as "index/project"."""
+    """A small value to be kept: ``tag`` groups rows, as "index/project". ``entry`` is what it decodes to, if known."""
 
     key: str
     value: bytes
     tag: str
+    entry: Entry | None = None
 
 
 class Room:
@@ -183,8 +185,7 @@ class Room:
             self.delete([key])
             self.damaged += 1
             return None
-        if value is not None:
-            self.changes.append((key, value))
+        self.changes.append((key, ABSENT if value is None else value))
         return value
 
     def _value(self, key: str) -> Value | None:

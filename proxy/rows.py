@@ -15,7 +15,7 @@ from proxy.directory import ROOMS, RoomName
 from proxy.entries import MARK, dump_entry, load_entry
 from proxy.errors import StoreFailed
 from proxy.fence import Fence
-from proxy.memory import FileRow, Table, Value
+from proxy.memory import FileRow, Item, Table, Value
 from proxy.room import STEP, Room
 from proxy.workers import Workers
 
@@ -30,7 +30,7 @@ class Rows:
 
     def __init__(self, table: Table, workers: Workers, fence: Fence) -> None:
         self._table = table
-        self.ahead = Ahead(fence)
+        self.ahead = Ahead(fence, lambda key: table.told("responses", key))
         self._fence = fence
         self._workers = workers
         self._used: dict[RoomName, dict[str, float]] = {name: {} for name in ROOMS}
@@ -38,8 +38,8 @@ class Rows:
 
     def peek(self, room: RoomName, key: str) -> Value | None:
         """The row if it is in memory, and is not being removed."""
-        if room == "responses" and (coming := self.ahead.get(key)) is not None:
-            return coming
+        if (coming := self.coming(room, key)) is not None:
+            return coming.value
         item = self._table.get(room, key)
         if item is None or self._fence.removing(room, key):
             return None
@@ -48,8 +48,8 @@ class Rows:
 
     def at_hand(self, room: RoomName, key: str) -> Entry | None:
         """The entry of a row that is in memory, if it was decoded before."""
-        if room == "responses" and self.ahead.get(key) is not None:
-            return None
+        if (coming := self.coming(room, key)) is not None:
+            return coming.entry
         item = self._table.get(room, key)
         if item is None or self._fence.removing(room, key):
             return None
@@ -59,7 +59,7 @@ class Rows:
     async def value(self, room: RoomName, key: str) -> Value | None:
         """The row, None when there is none, or none any more in a moment."""
         value = self.peek(room, key)
-        if value is None:
+        if value is None and not self._table.lacks(room, key):
             value = await self._workers.ask(room, partial(Room.get, key=key), writes=False)
             if (newer := self.peek(room, key)) is not None:
                 return newer  # or the same: what was brought, or written, while the thread had another look
@@ -69,6 +69,11 @@ class Rows:
                 self._used[room][key] = time.time()
         return value
 
+    def coming(self, room: str, key: str) -> Item | None:
+        """What the row is about to be, if it is being written."""
+        row = self.ahead.get(key) if room == "responses" else None
+        return None if row is None else Item(row.value, row.entry)
+
     def use(self, room: RoomName, key: str) -> None:
         """Note that the row was used, though nobody looked at it; one that is not there is not made by that."""
         self._used[room][key] = time.time()
@@ -76,7 +81,7 @@ class Rows:
     async def entry_in(self, room: RoomName, key: str, value: Value) -> Entry | None:
         """The entry of that very row, decoded once while it is in memory. A row that does not decode is
         dropped, and is None."""
-        item = self._table.get(room, key)
+        item = self.coming(room, key) or self._table.get(room, key)
         if item is not None and item.value is value and item.entry is not None:
             return item.entry
         entry = decoded(room, key, value)
@@ -86,6 +91,12 @@ class Rows:
         elif item is not None and item.value is value:
             item.entry = entry
         return entry
+
+    def learn(self, room: RoomName, entry: Entry) -> None:
+        """What the row of that body decodes to, before anybody asks."""
+        item = self._table.get(room, entry.key)
+        if item is not None and isinstance(item.value, FileRow) and entry.body == f"{room}/{item.value.filename}":
+            item.entry = entry
 
     async def drop_seen(self, room: RoomName, key: str, seen: Value, *, damaged: bool = False) -> bool:
         """Drop the row if it is still what was seen, and say so; a ``damaged`` one is counted."""

@@ -84,6 +84,7 @@ class Store:
         self._workers = Workers(self._table, ballast, lambda: self._sweeper.begin())
         self._sweeper = Sweeper(directory, linking, self._workers)
         self._rows = Rows(self._table, self._workers, self.fence)
+        self._table.foretold = self._rows.coming
         self._evictor = Evictor(directory, self._workers, ballast, limits, min_free=min_free, flush=self._rows.flush)
         self.verification = Verification(directory, self._rows, self._workers)
         self._adoption = Adoption(directory, self._workers, self._evictor, linking, self.fence, self.verification)
@@ -247,7 +248,9 @@ class Store:
         it; `discard` closes it. A cancelled caller does not undo the adoption: it goes on to its end. Raises
         Forgotten when it was removed after the mark ``since``.
         """
-        return await self._adoption.adopt(room, spool, entry, name, since)
+        kept = await self._adoption.adopt(room, spool, entry, name, since)
+        self._rows.learn(room, kept)
+        return kept
 
     async def update(self, room: RoomName, key: str, entry: Entry) -> bool:
         """Put a new head over the same body; False when that body is not the key's any more. It brings nothing back

@@ -182,7 +182,8 @@ class Workers:
             room.again()
             before = room.written()
             result = job(room)
-            room.measure()
+            if room.written() != before:
+                room.measure()
         except BaseException as error:
             # Whether the commit happened is not known: what it was about is forgotten and read again.
             changes, room.changes = [(key, None) for key, _ in room.changes], []

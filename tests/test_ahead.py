@@ -211,3 +211,49 @@ async def test_what_is_on_its_way_is_written_before_the_store_closes(house: Hous
     again = await open_store(house.directory)
     assert await again.entry("responses", KEY) == fetched.entry
     await again.close()
+
+
+async def test_what_is_told_of_a_row_once(house: House) -> None:
+    """It is another when it is put, and no other when it is written; what it decodes to is known all the while."""
+    told: list[str | None] = []
+    house.store.at_hand.watch(lambda room, key: told.append(key))
+    with busy(house.store):
+        fetched = await house.look()
+        assert KEY in told
+        assert house.store.at_hand.entry("responses", KEY) is fetched.entry
+        await asyncio.sleep(0.05)  # its listing is put meanwhile
+        told.clear()
+    await house.settled()
+    assert told == []
+    assert house.store.at_hand.entry("responses", KEY) is fetched.entry
+
+
+async def test_an_older_row_that_is_written_meanwhile(house: House) -> None:
+    """The table has what the database has, and says that this is not what is known."""
+    told: list[str | None] = []
+    entry = (await house.look()).entry
+    await house.settled()
+    house.store.at_hand.watch(lambda room, key: told.append(key))
+    with busy(house.store):
+        other = asyncio.ensure_future(house.store.write([Row(KEY, b"another", TAG)]))
+        await asyncio.sleep(0.05)
+        house.store.behind._ahead.put([row := Row(KEY, b"the last", TAG)], None)
+        told.clear()
+    await other
+    assert KEY in told
+    assert house.store.peek(KEY) == b"the last"
+    assert house.store.at_hand.entry("responses", KEY) is None
+    house.store.behind._ahead.written([row])
+    assert house.store.peek(KEY) == b"another"
+    assert entry is not None
+
+
+async def test_what_is_not_there_is_looked_for_once(house: House) -> None:
+    """Until it is written; the disk is not asked again."""
+    assert await house.store.read("missing") is None
+    with busy(house.store):
+        assert await asyncio.wait_for(house.store.read("missing"), 5) is None
+    await house.store.write([Row("missing", b"here", TAG)])
+    assert await house.store.read("missing") == b"here"
+    await house.store.drop(["missing"])
+    assert await house.store.read("missing") is None

@@ -18,7 +18,7 @@ from proxy.bodies import is_filename, new_filename
 from proxy.core.messages import Entry, Head
 from proxy.disk import MODE_RAW, BytesDisk, value_of
 from proxy.errors import StoreFailed
-from proxy.memory import FileRow, Table
+from proxy.memory import ABSENT, FileRow, Table
 from proxy.store import Row, Store, dump_entry, load_entry
 from tests.keeping import TAG, body_of, entry_of, files_in, keep, open_store, query
 
@@ -274,16 +274,18 @@ def test_other_json_is_no_entry(data: bytes) -> None:
 # --- the table in memory
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 3000))))
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(-1, 3000))))
 def test_the_table_is_bounded_and_never_wrong(changes: list[tuple[int, int | None]]) -> None:
     """Whatever it still holds is the last value, and its bytes are counted to the end."""
-    table, last = Table(16_000), dict[str, bytes | FileRow | None]()
+    table, last, absent = Table(16_000), dict[str, bytes | FileRow | None](), set[str]()
     for number, size in changes:
-        key = f"key{number}"
-        value = None if size is None else (b"x" * size if number % 2 else FileRow("x", size, b"x" * size))
-        table.apply("wheels", [(key, value)])
+        key, gone = f"key{number}", size == -1
+        value = None if size is None or gone else (b"x" * size if number % 2 else FileRow("x", size, b"x" * size))
+        table.apply("wheels", [(key, ABSENT if gone else value)])
         last[key] = value
+        absent = absent | {key} if gone else absent - {key}
         assert table.bytes <= 16_000
+        assert absent == {each for each in last if table.lacks("wheels", each)}
         assert all(item is None or item.value == last[k] for k in last for item in [table.get("wheels", k)])
     table.apply("wheels", [(key, None) for key in last])
     assert (len(table), table.bytes) == (0, 0)

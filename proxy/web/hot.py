@@ -48,6 +48,8 @@ class Hot:
         status = answer.cache_status
         body = answer.body if self.event.method != "HEAD" and isinstance(answer.body, bytes) else b""
         event = replace(self.event, outcome=status.outcome, because=status.because, sent=len(body))
+        # Of the first time it may tell that the upstream was asked.
+        event = replace(event, upstream_seconds=0.0, upstream_status=None, collapsed=False)
         if event != self.event or not self.told:
             self.event, self.told = event, tuple(each.like(event) for each in observers)
         head = _head(answer, self.since)
@@ -89,8 +91,8 @@ class HotTier:
 
     def take(self, key: Key, lasting: Lasting, event: Event, now: float) -> None:
         """Give an answer from now on that was given; ``event`` is what was told of it."""
-        if (old := self._answers.get(key)) is not None:
-            self._drop(old)
+        if self.find(key, now) is not None:
+            return  # of many who waited for the same answer the first one gave it
         hot = Hot(key, lasting, event)
         if not self._renewed(hot, now):
             return

@@ -92,8 +92,13 @@ class Lane:
 
     def take(self, caller: Caller, lasting: Lasting, event: Event) -> None:
         """An answer that was given the normal way to the caller's question, and can be given again."""
-        if caller.question is not None:
-            self._tier.take(caller.question, lasting, event, time.time())
+        question = caller.question
+        if question is None:
+            return
+        if lasting.kept is None or lasting.kept.done():
+            self._tier.take(question, lasting, event, time.time())
+        else:
+            lasting.kept.add_done_callback(lambda _: self._tier.take(question, lasting, event, time.time()))
 
     def _client(self, caller: Caller, data: bytes) -> str:
         forwarded: Sequence[str] = [each.decode().strip(" \t") for each in _FORWARDED.findall(data)]

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.harness.clocked import Clock
 from tests.harness.fetch import Fetched
 from tests.harness.index import JSON_V1
 from tests.harness.origin import Told, listen
-from tests.harness.packages import Distribution, wheel
+from tests.harness.packages import Distribution, core_metadata, wheel
 from tests.harness.scrape import Scraped, parsed
 from tests.harness.server import ProxyServer, Settings
 from tests.harness.upstream import Upstream
@@ -132,6 +133,65 @@ def steady(told: Told) -> tuple[str, bytes]:
     """Its head but for what changes with time, and its body."""
     head = "\n".join(f"{name}: {value}" for name, value in told.lines)
     return ONCE_A_SECOND.sub(r"\1", f"{told.status}\n{head}"), told.body
+
+
+@pytest.mark.parametrize("fields", [GZIP, ()], ids=["as it is kept", "made of that"])
+def test_the_second_who_asks_for_a_page_waits_for_nothing(here: World, client: Client, fields: tuple[str, ...]) -> None:
+    """What was fetched for the first is at hand for the next, also once it is written; it says that it was cached."""
+    file = here.publish(wheel(fresh_name()))
+    page, before = f"/simple/{file.project}/", given(here)
+    first = client.ask(page, *fields)
+    assert given(here) == before
+    second = client.ask(page, *fields)
+    assert given(here) == before + 1
+    time.sleep(0.5)
+    third = client.ask(page, *fields)
+    assert given(here) == before + 2
+    assert [steady(each) for each in (second, third)] == [steady(first)] * 2
+    states = [dict(each.lines)["Cache-Status"] for each in (first, second, third)]
+    assert ["fwd=uri-miss" in each for each in states] == [True, False, False]
+    assert all("; hit" in each for each in states[1:])
+    lines = [line for line in here.proxy.requests() if line["path"] == page]
+    assert [line["upstream_status"] for line in lines] == [200, None, None]
+    assert [line["outcome"] for line in lines] == ["miss", "hit", "hit"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", None])
+def test_metadata_is_at_hand_once_it_is_kept(here: World, client: Client, coding: str | None) -> None:
+    """Nobody has to ask for it the normal way first; it says what proves it."""
+    file = wheel(fresh_name())
+    file = here.publish(replace(file, metadata=core_metadata(file.project, "1.0") + b"word " * 1000))
+    here.page(file.project)
+    path = f"{here.path_of(file)}.metadata"
+    fields = GZIP if coding else ()
+    first, before = client.ask(path, *fields), given(here)
+
+    def kept() -> bool:
+        return any(each.name == f"{file.filename}.metadata" for each in files_below(here.proxy.cache / "responses"))
+
+    eventually(kept, "the metadata is kept")
+    time.sleep(0.3)
+    second = client.ask(path, *fields)
+    assert given(here) == before + 1
+    assert steady(second) == steady(first)
+    assert dict(first.lines).get("Content-Encoding") == coding
+    line = here.proxy.requests()[-2]
+    assert (line["outcome"], line["because"]) == ("hit", "verified against the hash its page lists")
+    assert (line["upstream_status"], line["upstream_seconds"]) == (None, 0.0)
+
+
+def test_a_page_found_unchanged_is_at_hand_again(here: World, client: Client) -> None:
+    """For the next in the same second, though its head is being written anew."""
+    file = here.publish(wheel(fresh_name()))
+    page = f"/simple/{file.project}/"
+    here.upstream.script(page, Answer(headers={"Cache-Control": "max-age=3"}))
+    client.ask(page, *GZIP)
+    time.sleep(4.1)
+    before, asked = given(here), here.upstream.count("GET", page)
+    client.ask(page, *GZIP)
+    client.ask(page, *GZIP)
+    assert given(here) == before + 1
+    assert here.upstream.count("GET", page) == asked + 1
 
 
 CASES = {
