@@ -25,9 +25,9 @@ def lines(sides: Mapping[str, str], upstream: Upstream, repetitions: int) -> lis
     """``sides``: where each has a project's page, with {} for its name; `DIRECT` is the upstream itself. Each
     repetition has packages of its own."""
     found = [defaultdict[str, list[float]](list) for _ in range(4)]
+    # All of them before anybody is asked: a peer may look at the list of projects once and then keep to it.
+    upstream.index.add(*(_package(number, each) for number in range(repetitions) for each in range(PACKAGES)))
     for number in range(repetitions):
-        tree = [_package(number, each) for each in range(PACKAGES)]
-        upstream.index.add(*tree)
         for name, page in sides.items():
             index = page.removesuffix("{}/")
             for into, command in zip(found, 2 * [_resolve] + 2 * [_install], strict=True):
