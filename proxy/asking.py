@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.core import negotiation, simple
+from proxy.core import negotiation, plainpage, simple
 from proxy.core.freshness import validators
 from proxy.core.messages import Entry, Head, PageTarget
+from proxy.core.plainpage import PlainPage
 from proxy.core.urls import link_of, without_query
 from proxy.errors import UpstreamFailed
 from proxy.manifests import Manifest, manifest_of
-from proxy.renditions import BASE_UP, DIGEST, render
+from proxy.renditions import BASE_UP, DIGEST, packed
 from proxy.replies import Reply
 from proxy.unpacking import read_coded
 from proxy.upstream import Upstream
@@ -80,17 +81,26 @@ def _received(target: PageTarget, reply: Reply, decode: Callable[[], bytes]) -> 
     body = decode()
     if not reply.framed and not _ends_itself(body):
         raise UpstreamFailed("the page may have been cut short", status=503, retry_after=2)
-    page = simple.parse(body, reply.head.header("Content-Type") or "text/html", reply.url, target.project)
-    up, links = f"{BASE_UP}files/{target.index}/", page.links
-    document = simple.relocate(page.document, lambda url: up + (links.get(url) or link_of(url)))
-    base = render(document, negotiation.JSON_V1)
+    page, text = _read(body, reply, target)
+    base = packed(text)
     # Not of the body: where links are signed anew for each request, it never comes twice, and every
     # rendition would be made again of what no client can tell from the last one.
     version = hashlib.sha256(f"{_RENDERING}\0".encode() + base[:DIGEST]).hexdigest()
     return Received(version, len(body), without_query(reply.url), partial(_listing, page), base)
 
 
-def _listing(page: simple.Page) -> Listing:
+def _read(body: bytes, reply: Reply, target: PageTarget) -> tuple[PlainPage | simple.Page, bytes]:
+    """The page, and as JSON with links to us."""
+    content_type, up = reply.head.header("Content-Type") or "text/html", f"{BASE_UP}files/{target.index}/"
+    if simple.is_json(content_type) and (plain := plainpage.read(body, target.project, up)) is not None:
+        return plain, plain.text
+    page = simple.parse(body, content_type, reply.url, target.project)
+    links = page.links
+    document = simple.relocate(page.document, lambda url: up + (links.get(url) or link_of(url)))
+    return page, simple.render(document, negotiation.JSON_V1)
+
+
+def _listing(page: PlainPage | simple.Page) -> Listing:
     manifest = manifest_of(page.files, page.links)
     return manifest, simple.dump_listing(manifest.values())
 

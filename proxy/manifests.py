@@ -26,7 +26,8 @@ _FILES_IN_MEMORY = 50_000
 _INLINE = 16 * 1024
 """Bytes up to which a listing is decoded on the spot."""
 _AFTER_THE_PAGE = 0.001
-"""Seconds after which the page has been sent."""
+_AFTER_A_LARGE_PAGE = 0.005
+"""Seconds after which the page has been sent, but for what a network keeps waiting."""
 
 
 class Manifests:
@@ -80,8 +81,7 @@ class Manifests:
         key = listing_key(index, project)
 
         async def making() -> tuple[Manifest, Row]:
-            if quick:
-                await asyncio.sleep(_AFTER_THE_PAGE)
+            await asyncio.sleep(_AFTER_THE_PAGE if quick else _AFTER_A_LARGE_PAGE)
             manifest, dumped = make() if quick else await asyncio.to_thread(make)
             return manifest, self.put(index, project, manifest, dumped, since)
 

@@ -67,9 +67,8 @@ def all_keys(entry: Entry) -> list[str]:
     return [View(kind, up, coding).key(entry) for kind in (JSON_V1, HTML) for up in depths for coding in codings]
 
 
-def render(document: dict[str, Any], media_type: str) -> bytes:
-    """The gzip rendition of a relocated document."""
-    plain = simple.render(document, media_type)
+def packed(plain: bytes) -> bytes:
+    """The gzip rendition of a page's bytes."""
     digest = hashlib.sha256(plain).hexdigest()[:DIGEST]
     return digest.encode("ascii") + compress(plain, "gzip")
 
@@ -78,7 +77,7 @@ def derive(base: bytes, view: View) -> bytes:
     """The gzip rendition behind a view of the page whose base is given. Raises ValueError on garbage."""
     document: dict[str, Any] = orjson.loads(decompress(base[DIGEST:], "gzip"))
     document = simple.relocate(document, lambda url: view.up + url.removeprefix(BASE_UP))
-    return render(document, view.media_type)
+    return packed(simple.render(document, view.media_type))
 
 
 def recode(rendition: bytes) -> bytes:

@@ -67,12 +67,20 @@ def parse(body: bytes, content_type: str, url: str, project: str) -> Page:
     A file whose URL is not http(s) is left out. Anything else that is no page of that project (PEP 691 for
     JSON, PEP 503 for HTML), or beyond the limits of 200,000 files and a nesting of 32, raises MalformedPage.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in JSON_TYPES:
+    if is_json(content_type):
         return _read_json(body, url, project)
-    if media_type in HTML_TYPES:
+    if _media_type(content_type) in HTML_TYPES:
         return Page(project, hypertext.read(body, url, project), {})
     raise MalformedPage("the page has a type that is no Simple API page")
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a page of that type is a document of PEP 691."""
+    return _media_type(content_type) in JSON_TYPES
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _read_json(body: bytes, url: str, project: str) -> Page:
@@ -160,14 +168,15 @@ def _listed(file: Mapping[str, Any]) -> Listed:
     return Listed(
         filename=file["filename"],
         url=file["url"],
-        hashes=_hashes(file.get("hashes")),
+        hashes=hashes_of(file.get("hashes")),
         size=size if type(size) is int and size >= 0 else None,  # a bool is no size
         upload_time=upload_time if isinstance(upload_time, str) else None,
-        metadata=None if metadata is None else _hashes(metadata),
+        metadata=None if metadata is None else hashes_of(metadata),
     )
 
 
-def _hashes(value: object) -> dict[str, str]:
+def hashes_of(value: object) -> dict[str, str]:
+    """The hashes that a page tells, in lower case; what is none is left out."""
     if not isinstance(value, dict):
         return {}
     if len(value) == 1 and type(digest := value.get("sha256")) is str and _SHA256.fullmatch(digest):

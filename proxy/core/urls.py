@@ -27,6 +27,7 @@ _INDEX_END = "/simple/"
 _PLAIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+)")
 _PLAIN_ORIGIN = re.compile(r"https?://([a-z0-9][a-z0-9.-]*(?::(?:[1-9][0-9]{3}|[1-5][0-9]{4}))?/)")
 _PLAIN_OCTETS = (string.ascii_letters + string.digits + "._~-/:\n").encode()
+_ENDS = bytes.maketrans(b".\n", b"//")
 # Escapes that the front gate refuses in a request; in a link they are escaped once more.
 _HAZARDS = re.compile(r"%(2f|5c|00|0a|0d)", re.IGNORECASE)
 _SDIST_SUFFIXES = (
@@ -162,17 +163,22 @@ def _plain(url: str) -> str | None:
 
 def plain_links(urls: Sequence[str]) -> dict[str, str]:
     """``link_of`` and ``location_of``, which are the same there, by URL, where all of them are plain and of one origin;
-    else nothing. They are looked at as one text: for a page's thousands that takes a tenth of the time."""
+    else nothing."""
+    start = plain_origin(urls).find("//") + 2
+    return {url: url[start:] for url in urls} if start > 1 else {}
+
+
+def plain_origin(urls: Sequence[str]) -> str:
+    """``scheme://authority/``, where all URLs begin so and none could be spelled in another way; else nothing. They are
+    looked at as one text: for a page's thousands that takes a tenth of the time."""
     origin = _PLAIN_ORIGIN.match(urls[0]) if urls else None
-    text, count = "\n".join(urls), len(urls)
-    if origin is None or not text.isascii() or text.encode("ascii").translate(None, _PLAIN_OCTETS):
-        return {}
-    begin_so = text.count("\n") == text.count(f"\n{origin[0]}") == count - 1
-    no_more = text.count(":") == count * origin[0].count(":") and text.count("//") == count
-    if not begin_so or not no_more or "/." in text or "/\n" in text or text.endswith("/"):
-        return {}
-    start = origin.start(1)
-    return {url: url[start:] for url in urls}
+    text, count = "\n".join(["", *urls, ""]), len(urls)
+    if origin is None or not text.isascii() or (octets := text.encode("ascii")).translate(None, _PLAIN_OCTETS):
+        return ""
+    begin_so = text.count("\n") - 1 == text.count(f"\n{origin[0]}") == count
+    colons = octets.count(b":") == count * origin[0].count(":")
+    # No empty segment, none that begins with a dot, none at the end; nor what looks so here, such as two dots.
+    return origin[0] if begin_so and colons and octets.translate(_ENDS).count(b"//") == count else ""
 
 
 def _link(url: str) -> str:

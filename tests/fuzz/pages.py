@@ -9,7 +9,7 @@ import orjson
 from multidict import CIMultiDict
 from selectolax.lexbor import LexborHTMLParser
 
-from proxy.core import hypertext, jsonapi
+from proxy.core import hypertext, jsonapi, plainpage
 from proxy.core.anchors import events_of
 from proxy.core.messages import FileTarget, JsonTarget
 from proxy.core.negotiation import HTML, HTML_V1, JSON_V1
@@ -24,6 +24,7 @@ from tests.fuzz.parser import Parser, in_pieces
 PROJECT = "six"
 URL = "https://example.com/simple/six/"
 LIST = "https://example.com/simple/"
+UP = "../../files/test/"
 
 
 def html_page(data: bytes) -> None:
@@ -41,7 +42,11 @@ def html_page(data: bytes) -> None:
 
 def json_page(data: bytes) -> None:
     """Read again it is the same; as HTML it has the same links and no tag more."""
-    page = _page(data, JSON_V1)
+    page, plain = _page(data, JSON_V1), plainpage.read(data, PROJECT, UP)
+    if plain is not None:
+        assert page is not None
+        assert orjson.loads(plain.text) == relocate(page.document, lambda url: UP + link_of(url))
+        assert (plain.files, plain.links) == (page.files, page.links)
     if page is None:
         return
     assert parse(render(page.document, JSON_V1), JSON_V1, URL, PROJECT) == page
