@@ -80,14 +80,15 @@ class Adoption:
                     await self._workers.file(place, there, filename, source, fd, entry.size, lasts=lasts)
                     self._workers.worked("write bodies")
                     row = FileRow(filename, entry.size, head)
-                    await self._workers.ask(room, fenced(partial(Room.adopt, key=entry.key, body=row, tag=entry.tag)))
+                    job = fenced(partial(Room.adopt, key=entry.key, body=row, tag=entry.tag))
+                    await (self._workers.ask if lasts else self._workers.together)(room, job)
                     reach("row written")
                 except BaseException:
                     await self._workers.file(remove_files, there, [filename])
                     raise
-            with contextlib.suppress(StoreFailed):
+            with contextlib.suppress(StoreFailed, OSError):
                 # It proved itself on its way in. Its other name goes first: that is a change of the file.
-                found = await self._workers.file(_with_one_name, source, fd)
+                found = await self._workers.file(_with_one_name, source, fd) if lasts else os.fstat(fd)
                 spool.there = False
                 self._verification.trust(filename, entry.sha256, found)
         finally:

@@ -38,10 +38,15 @@ def with_headers(lasting: Lasting | None, headers: Headers) -> Lasting | None:
     if lasting is None:
         return None
     again = lasting.again
+    before: tuple[Answer, Answer] | None = None
 
     def more() -> tuple[Answer, float] | None:
-        made = again()
-        return None if made is None else (replace(made[0], headers=(*made[0].headers, *headers)), made[1])
+        nonlocal before
+        if (made := again()) is None:
+            return None
+        if before is None or before[0] is not made[0]:
+            before = made[0], replace(made[0], headers=(*made[0].headers, *headers))
+        return before[1], made[1]
 
     return replace(lasting, again=more)
 
@@ -52,15 +57,16 @@ def of_file(store: Store, listings: Listings, listed: Wanted, entry: Entry, answ
     bare = method == "HEAD" or answer.status == 304
     if answer.status == 206 or (entry.size > BODY_MOST and not bare):
         return answer
-    body = b"" if bare else None
+    whole = replace(answer, body=b"") if bare else None
 
     def again() -> tuple[Answer, float] | None:
-        nonlocal body
+        nonlocal whole
         if store.at_hand.entry(listed.room, entry.key) is not entry or not listings.still(listed):
             return None
-        if body is None:
+        if whole is None:
             body = store.at_hand.body(entry)
-        return None if body is None else (replace(answer, body=body), until(listings.now()))
+            whole = None if body is None else replace(answer, body=body)
+        return None if whole is None else (whole, until(listings.now()))
 
     return replace(answer, lasting=Lasting(_rows(listed), again, store.at_hand.unchanged(entry)))
 

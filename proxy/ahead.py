@@ -102,6 +102,6 @@ class WriteBehind:
                 found.append(await more)
                 self._ahead.put(found[-1:], since)
             with suppress(StoreFailed):
-                await self._write(found, drop=drop, since=since)
+                await self._write(found, drop=drop, since=since, together=True)
         finally:
             self._ahead.written(found)

@@ -87,7 +87,7 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int, *, lasts:
     """Give the spooled file its name in the room; ``fd`` is a descriptor of ``source``. A name that ``lasts`` is there
     after a power loss, too; the bytes are in every case.
 
-    A hard link where the filesystem has them, so that the name in incoming/ remains until the row is
+    One that lasts is a hard link where the filesystem has them, so that the name in incoming/ remains until the row is
     committed. On any exception nothing of the new name is left.
     """
     if os.fstat(fd).st_size != size:
@@ -98,7 +98,7 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int, *, lasts:
     try:
         _make_parents(target)
         try:
-            os.link(source, target)
+            (os.link if lasts else os.rename)(source, target)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -116,15 +116,15 @@ def place(room: Path, filename: str, source: Path, fd: int, size: int, *, lasts:
 
 def _make_parents(target: Path) -> None:
     # Another thread may remove the outer directory, which is shared and was empty, between any two of our steps:
-    #   here: mkdir aa   there: unlink aa/1/x, rmdir aa/1, rmdir aa   here: chmod aa, mkdir aa/2 -> ENOENT, so again.
+    #   here: mkdir aa   there: unlink aa/1/x, rmdir aa/1, rmdir aa   here: mkdir aa/2 -> ENOENT, so again.
     for left in reversed(range(100)):
         try:
-            make_directory(target.parent.parent)
             make_directory(target.parent)
             return
         except FileNotFoundError:
             if not left:
                 raise
+            make_directory(target.parent.parent)  # most are there already
 
 
 def remove_files(room: Path, filenames: Iterable[str]) -> int:

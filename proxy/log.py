@@ -23,7 +23,8 @@ from proxy.events import Again, Auditor, Deed, Event, Repeating
 FIELD_LIMIT = 512
 MOMENT = 0.05
 """Seconds that a line waits for others at most: a crash loses so much of them."""
-_TOGETHER = 500
+# So few that a client whose answer is next hardly waits for the lines of others: p99 is half of that with 500.
+_TOGETHER = 64
 _THOUSANDTHS = tuple(f".{number:03d}Z" for number in range(1000))
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

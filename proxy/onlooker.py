@@ -28,7 +28,9 @@ class Onlooker(Store):
         self._rows.ahead = store._rows.ahead
         self.behind = WriteBehind(Ahead(self.fence), self.write, self._adoption.spawn)
 
-    async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None) -> None:
+    async def write(
+        self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None, together: bool = False
+    ) -> None:
         """Nothing."""
 
     async def adopt(self, room: RoomName, spool: Spool, entry: Entry, name: str, *, since: int | None = None) -> Entry:

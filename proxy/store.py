@@ -182,17 +182,17 @@ class Store:
         value = await self._rows.value("responses", key)
         return value if isinstance(value, bytes) else None
 
-    async def write(self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None) -> None:
-        """Write and drop rows in one transaction: all of it or nothing. A key in both is written.
-
-        A value over a quarter of the room's limit is refused. Raises Forgotten when what a row belongs to was
-        removed after the mark ``since``.
-        """
+    async def write(
+        self, rows: Sequence[Row], *, drop: Sequence[str] = (), since: int | None = None, together: bool = False
+    ) -> None:
+        """Write and drop rows in one transaction, all or nothing; ``together`` with others, a moment later. A key in
+        both is written. A value over a quarter of the room's limit is refused. Raises Forgotten when what a row belongs
+        to was removed after the mark ``since``."""
         if not all(self._evictor.fits("responses", len(row.value)) for row in rows):
             raise StoreFailed("the value is too large to be kept")
         names = [name_of("responses", row.key, row.tag, "") for row in rows]
         job = self.fence.checked(partial(Room.write, rows=rows, drop=drop), since, names)
-        await self._workers.ask("responses", job)
+        await (self._workers.together if together else self._workers.ask)("responses", job)
         await self._evictor.after_writing("responses", rows[-1].key if rows else None)
 
     async def drop(self, keys: Sequence[str]) -> None:

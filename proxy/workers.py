@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
 
@@ -18,7 +19,7 @@ from proxy.ballast import Ballast
 from proxy.bodies import remove_files
 from proxy.directory import ROOMS, RoomName
 from proxy.disk import FAILURES, because_of, is_corrupt, is_full
-from proxy.errors import StoreFailed
+from proxy.errors import Forgotten, StoreFailed
 from proxy.failpoints import reach
 from proxy.memory import Table
 from proxy.room import Room
@@ -31,6 +32,8 @@ Deed = Literal["read rows", "write rows", "read bodies", "write bodies"]
 
 # Enough that one slow fsync does not hold up the next adoption; more would only queue at the disk.
 FILE_THREADS = 4
+_GATHER = 0.005
+"""Seconds in which jobs come together that nobody waits for: a commit costs more than most of what it commits."""
 
 
 class Workers:
@@ -49,6 +52,8 @@ class Workers:
         self._database = ThreadPoolExecutor(1, "store")
         self._files = ThreadPoolExecutor(FILE_THREADS, "store-files")
         self._walker = ThreadPoolExecutor(1, "store-walk")
+        self._together: dict[RoomName, list[tuple[Callable[[Room], object], asyncio.Future[None]]]] = {}
+        self._gathering: set[asyncio.Task[None]] = set()
 
     @property
     def degraded(self) -> str | None:
@@ -95,6 +100,32 @@ class Workers:
         finds some, or needs none, on a disk that has none left."""
         result, _ = await self.clear(name, job, writes=writes, frees=frees)
         return result
+
+    async def together(self, name: RoomName, job: Callable[[Room], object]) -> None:
+        """The same for one that may wait a moment: in one transaction with others. One that is Forgotten is so alone,
+        what else fails is all of them."""
+        done = self._loop.create_future()
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())  # its caller may be gone
+        if name not in self._together:
+            self._together[name] = []
+            gathering = asyncio.create_task(self._gather(name))
+            self._gathering.add(gathering)
+            gathering.add_done_callback(self._gathering.discard)
+        self._together[name].append((job, done))
+        await asyncio.shield(done)
+
+    async def _gather(self, name: RoomName) -> None:
+        await asyncio.sleep(_GATHER)
+        jobs = self._together.pop(name)
+        try:
+            failures = await self.ask(name, partial(_all_of, jobs=[job for job, _ in jobs]))
+        except StoreFailed as failure:
+            failures = [failure] * len(jobs)
+        for (_, done), failed in zip(jobs, failures, strict=True):
+            if failed is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failed)
 
     async def clear(
         self, name: RoomName, job: Callable[[Room], T], *, writes: bool = True, frees: bool = False
@@ -231,3 +262,16 @@ class Workers:
         # Before the job's future resolves, so that whoever awaits it finds the table changed.
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads the table any more
             self._loop.call_soon_threadsafe(lambda: function(*arguments, **named))
+
+
+def _all_of(room: Room, jobs: Sequence[Callable[[Room], object]]) -> list[StoreFailed | None]:
+    """All jobs, and which of them were for something that is forgotten."""
+    failures: list[StoreFailed | None] = []
+    with room.transact():
+        for job in jobs:
+            try:
+                job(room)
+                failures.append(None)
+            except Forgotten as forgotten:
+                failures.append(forgotten)
+    return failures

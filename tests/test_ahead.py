@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,7 @@ from proxy.core.decide import Keep
 from proxy.core.messages import Entry, PageTarget, Request, Rules
 from proxy.core.patterns import Selection
 from proxy.core.urls import listing_key, page_key
-from proxy.errors import StoreFailed
+from proxy.errors import Forgotten, StoreFailed
 from proxy.lookups import Fetched, Lookups, PageLimits
 from proxy.manifests import Manifests
 from proxy.renditions import BASE, BASE_UP
@@ -257,3 +258,47 @@ async def test_what_is_not_there_is_looked_for_once(house: House) -> None:
     assert await house.store.read("missing") == b"here"
     await house.store.drop(["missing"])
     assert await house.store.read("missing") is None
+
+
+async def test_rows_that_come_together_are_written_together(house: House) -> None:
+    """In one transaction; what was removed meanwhile is refused alone."""
+    commits = []
+
+    def counted(room: Room) -> None:
+        room._cache._con.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+
+    await house.store._workers.ask("responses", counted, writes=False)
+    since = house.store.mark()
+    await house.store.inventory.remove(Selection("seven"))
+    commits.clear()
+    other = "default/seven"
+    done = await asyncio.gather(
+        house.store.write([Row("page|default|six", b"six", TAG)], together=True),
+        house.store.write([Row("page|default|seven", b"seven", other)], since=since, together=True),
+        house.store.write([Row("page|default|eight", b"eight", "default/eight")], since=since, together=True),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in done] == [type(None), Forgotten, type(None)]
+    assert commits == ["COMMIT"]
+    found = [await house.store.read(f"page|default|{name}") for name in ("six", "seven", "eight")]
+    assert found == [b"six", None, b"eight"]
+
+
+async def test_rows_that_fail_together(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them do, and the next ones do not; who no longer waits is no matter."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "a fault of the test")
+
+    monkeypatch.setattr(Room, "write", failing)
+    left = asyncio.ensure_future(house.store.write([Row("left", b"left", TAG)], together=True))
+    await asyncio.sleep(0)
+    left.cancel()
+    done = await asyncio.gather(
+        *(house.store.write([Row(name, b"value", TAG)], together=True) for name in ("one", "two")),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in done] == [StoreFailed, StoreFailed]
+    monkeypatch.undo()
+    await house.store.write([Row("one", b"value", TAG)], together=True)
+    assert await house.store.read("one") == b"value"

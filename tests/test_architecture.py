@@ -154,6 +154,7 @@ FOREIGN: dict[str, set[str]] = {
     "yarl": {"hops", "web", "app"},
     "selectolax": {"core/hypertext", "core/simple"},
     "packaging": {"core"},
+    "msgspec": {"core"},
     "orjson": {"core", "entries", "renditions", "log", "web"},
     "jinja2": {"web/landing"},
     "backports": {"codings"},

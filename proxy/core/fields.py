@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from email.utils import formatdate
+from functools import lru_cache
 
 # RFC 9111 §1.2.2: "if a cache receives a delta-seconds value greater than the greatest integer it can
 # represent ... the cache MUST consider the value to be 2147483648 (2^31)".
@@ -62,6 +63,8 @@ def parse_date(value: str | None, now: float) -> float | None:
     return float(calendar.timegm(moment))
 
 
+# Many answers of one second say the same.
+@lru_cache(maxsize=256)
 def format_date(seconds: float) -> str:
     """Seconds since the epoch as an IMF-fixdate (RFC 9110 §5.6.7), the one form a sender may generate."""
     return formatdate(seconds, usegmt=True)

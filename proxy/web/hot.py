@@ -21,16 +21,21 @@ JOINED_MOST = 64 * 1024
 """Bytes of a body that lie ready behind their head, for one write; a larger one is kept once, and has its own."""
 _OVERHEAD = 2048
 """What an answer costs beside its bytes: its key, and what makes it anew."""
+_DATE = b"\r\nDate: "
 _WORDS_MOST, _WORDS_OVERHEAD = 16, 256
 """So many requests, word for word, are known to ask for one answer; and what each costs beside its bytes."""
 
 
 class Hot:
-    """One answer. ``wire`` are its first bytes and ``body`` the rest. It is right from ``since`` until ``until``, both
-    in seconds since the epoch, as long as ``sound`` says so. ``words`` are requests that ask for it, as they came. Once
-    it is gone it never is right again, and holds nothing: ``lasting`` is None."""
+    """One answer: ``wire`` are its first bytes, with a date of ours at ``dated`` (-1: none), ``body`` the rest. It is
+    right from ``since`` until ``until``, both in seconds since the epoch, as long as ``sound`` says so. ``words`` are
+    requests that ask for it, as they came; ``cost`` is its ``size`` and theirs. Once it is gone it never is right
+    again, and holds nothing: ``lasting`` is None."""
 
-    __slots__ = ("body", "cost", "event", "key", "lasting", "since", "sound", "told", "until", "wire", "words")
+    __slots__ = (
+        "answer", "body", "cost", "dated", "event", "key", "lasting", "since", "size", "sound", "told", "until", "wire",
+        "words",
+    )  # fmt: skip
 
     def __init__(self, key: Key, lasting: Lasting, event: Event) -> None:
         self.key = key
@@ -39,12 +44,21 @@ class Hot:
         self.event = event
         self.told: tuple[Again, ...] = ()
         self.wire = self.body = b""
+        self.answer: Answer | None = None
+        self.dated = -1
         self.since = self.until = 0.0
-        self.cost = 0
+        self.cost = self.size = _OVERHEAD + event.sent
         self.words: deque[bytes] = deque()
 
     def made(self, answer: Answer, observers: Collection[Repeating]) -> None:
-        """Take over what it is now. What is told of it changes when its reason does."""
+        """Take over what it is now. What is told of it changes when its reason does; of an answer that is the very same
+        as before only our own date is another."""
+        if answer is self.answer:
+            if self.dated >= 0:
+                date = format_date(int(self.since)).encode()
+                self.wire = self.wire[: self.dated] + date + self.wire[self.dated + len(date) :]
+            return
+        self.answer = answer
         status = answer.cache_status
         body = answer.body if self.event.method != "HEAD" and isinstance(answer.body, bytes) else b""
         event = replace(self.event, outcome=status.outcome, because=status.because, sent=len(body))
@@ -53,6 +67,7 @@ class Hot:
         if event != self.event or not self.told:
             self.event, self.told = event, tuple(each.like(event) for each in observers)
         head = _head(answer, self.since)
+        self.dated = -1 if any(name.lower() == "date" for name, _ in answer.headers) else head.index(_DATE) + len(_DATE)
         self.wire, self.body = (head + body, b"") if len(body) <= JOINED_MOST else (head, body)
 
 
@@ -90,14 +105,12 @@ class HotTier:
         return False
 
     def take(self, key: Key, lasting: Lasting, event: Event, now: float) -> None:
-        """Give an answer from now on that was given; ``event`` is what was told of it."""
+        """Give an answer from now on that was given; ``event`` is what was told of it. It is made when it is asked for:
+        of what is fetched most is wanted once."""
         if self.find(key, now) is not None:
             return  # of many who waited for the same answer the first one gave it
         hot = Hot(key, lasting, event)
-        if not self._renewed(hot, now):
-            return
-        hot.cost = _OVERHEAD + len(hot.wire) + max(len(hot.body), len(hot.wire))
-        if hot.cost > self._limit // 8:
+        if self._too_large(hot):
             return
         self._answers[key] = hot
         self.bytes += hot.cost
@@ -136,10 +149,14 @@ class HotTier:
             self._drop(next(iter(self._answers.values())))
 
     def _again(self, hot: Hot, now: float) -> bool:
-        if not self._renewed(hot, now):
+        if not self._renewed(hot, now) or self._too_large(hot):
             return False
         self._answers.move_to_end(hot.key)
-        return True
+        self._shrink()
+        return hot.lasting is not None  # its own words may have pushed it out
+
+    def _too_large(self, hot: Hot) -> bool:
+        return hot.size > self._limit // 8
 
     def _renewed(self, hot: Hot, now: float) -> bool:
         made = None if hot.lasting is None else hot.lasting.again()
@@ -148,6 +165,9 @@ class HotTier:
         answer, hot.until = made
         hot.since = now
         hot.made(answer, self._observers)
+        size = _OVERHEAD + len(hot.wire) + max(len(hot.body), len(hot.wire))
+        self._charge(hot, size - hot.size)
+        hot.size = size
         return True
 
     def _drop(self, hot: Hot) -> None:
@@ -163,7 +183,7 @@ class HotTier:
         for data in hot.words:
             del self.verbatim[data]
         # Whoever still knows it must not keep alive what it was made of: whole pages.
-        hot.lasting = hot.sound = None
+        hot.lasting = hot.sound = hot.answer = None
         hot.until, hot.wire, hot.body, hot.told = 0.0, b"", b"", ()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import time
 import weakref
+from functools import partial
 
 from proxy.answer import Answer, Lasting
 from proxy.core.messages import CacheStatus
@@ -119,3 +122,69 @@ def test_an_answer_is_given_before_there_is_no_room_for_its_words() -> None:
         assert client.ask(data)
         assert all(sent.endswith(b"page") for sent in client.sent)
         assert tier.bytes <= 20_000
+
+
+def test_an_answer_that_is_made_larger_pushes_out_others_or_itself() -> None:
+    """It is made when it is asked for; one that then is too large is given the normal way."""
+    tier = HotTier(80_000, ())
+    lane = Lane(tier, Front())
+    first = warmed(lane, tier, lasting(Page(b"page")), "/simple/first/", "first")
+    for number in range(16):
+        warmed(lane, tier, lasting(Page(bytes(1500))), f"/simple/{number}/", f"{number}")
+    assert tier.bytes <= 80_000
+    client = Client(lane)
+    data = request("/simple/large/")
+    question = question_of(data)
+    assert question is not None
+    tier.take(question, lasting(Page(bytes(20_000)), "large"), hit("/simple/large/"), NOW)
+    assert not client.ask(data)
+    assert not first.ask(request("/simple/first/"))
+    assert client.sent == []
+
+
+def test_an_answer_whose_own_words_leave_no_room_for_it() -> None:
+    """Nobody is sent nothing."""
+    now = time.time()
+    sizes = itertools.chain([10], itertools.repeat(2400))
+    tier = HotTier(36_000, ())
+    lane = Lane(tier, Front())
+
+    def again() -> tuple[Answer, float]:
+        body = bytes(next(sizes))
+        return Answer(200, (), body, CacheStatus("hit", "fresh"), stop=len(body)), now + 0.2
+
+    client = Client(lane)
+    long = f"GET /simple/six/ HTTP/1.1\r\nHost: x\r\nX-Long: {'x' * 1850}\r\n\r\n"
+    datas = [long.replace("X-Long: ", f"X-Long: {number:02}").encode() for number in range(16)]
+    question = question_of(datas[0])
+    assert question is not None
+    tier.take(question, Lasting((("responses", "six"),), again), hit("/simple/six/"), now)
+    for data in datas:
+        assert client.ask(data)
+        assert client.ask(data)
+    time.sleep(0.3)
+    assert not client.ask(datas[0])
+    assert all(client.sent)
+    assert (len(tier), tier.bytes, len(tier.verbatim)) == (0, 0, 0)
+
+
+def always(answer: Answer) -> tuple[Answer, float]:
+    """It, for no time at all."""
+    return answer, 0.0
+
+
+def test_the_date_of_an_answer_that_stays_the_same() -> None:
+    """Of the very same answer only our own date is another; what another server dated stays as it is."""
+    for fields, dated in (((), True), ((("date", "Thu, 01 Jan 2026 00:00:00 GMT"),), False)):
+        answer = Answer(200, fields, b"page", CacheStatus("hit", "fresh"), stop=4)
+        tier = HotTier(2**20, ())
+        tier.take(("key",), Lasting((), partial(always, answer)), hit("/simple/six/"), NOW)
+        wires = []
+        for moment in (NOW, NOW + 1, NOW + 86_400):
+            hot = tier.find(("key",), moment)
+            assert hot is not None
+            wires.append(hot.wire)
+        assert len(set(wires)) == (3 if dated else 1)
+        assert (b"Fri, 15 Jan 2027 08:00:01 GMT" in wires[1]) is dated
+        assert len({len(wire) for wire in wires}) == 1
+        assert all(wire.endswith(b"\r\n\r\npage") for wire in wires)
