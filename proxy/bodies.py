@@ -124,7 +124,8 @@ def _make_parents(target: Path) -> None:
         except FileNotFoundError:
             if not left:
                 raise
-            make_directory(target.parent.parent)  # most are there already
+            with contextlib.suppress(FileNotFoundError):
+                make_directory(target.parent.parent)  # most are there already
 
 
 def remove_files(room: Path, filenames: Iterable[str]) -> int:

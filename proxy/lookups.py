@@ -131,16 +131,20 @@ class Lookups:
 
     async def _fly(self, target: PageTarget, request: Request, entry: Entry | None, whole: bool, anew: bool) -> Fetched:
         key = page_key(target.index, target.project)
-        await self._turns.written(key)
-        since, mark = self._store.mark(), self._turns.mark()
-        if entry is not None and entry.head.status != 200:
-            # A 404 that is remembered speaks for the page, but stands beside the last good one.
-            entry = await self._whole(target)
-        # A page without its listing or its base is no use when it only proves unchanged: then it is asked for whole.
-        known = entry is not None and not whole
-        manifest = await self._manifests.of(target.index, target.project) if known else None
-        base = None if manifest is None or entry is None else await self._base(entry)
-        answer = await self._answer(target, entry, None if base is None else entry, anew)
+        timer = self._futile.begun(key, target.index)
+        try:
+            await self._turns.written(key)
+            since, mark = self._store.mark(), self._turns.mark()
+            if entry is not None and entry.head.status != 200:
+                # A 404 that is remembered speaks for the page, but stands beside the last good one.
+                entry = await self._whole(target)
+            # A page without its listing or base is no use when it only proves unchanged: then it is asked for whole.
+            known = entry is not None and not whole
+            manifest = await self._manifests.of(target.index, target.project) if known else None
+            base = None if manifest is None or entry is None else await self._base(entry)
+            answer = await self._answer(target, entry, None if base is None else entry, anew)
+        finally:
+            self._futile.ended(key, timer)
         async with self._turns.taken(key):
             if answer[1] is not None and not (entry is None and self._turns.untouched(key, mark)):
                 # A look beside this one may have brought a newer page meanwhile, or the first one.
@@ -230,15 +234,10 @@ class Lookups:
         self, target: PageTarget, entry: Entry | None, conditional: Entry | None, anew: bool
     ) -> tuple[Head | UpstreamFailed, Received | None]:
         """What the upstream says; what is hard to believe is asked about once more, past caches."""
-        key = page_key(target.index, target.project)
-        timer = self._futile.begun(key, target.index)
-        try:
-            outcome, received = await self._asking.ask(target, conditional, past_caches=anew)
-            if decide.doubtful(entry, outcome, self._clock()):
-                await asyncio.sleep(_BEFORE_ASKING_AGAIN)
-                outcome, received = await self._asking.ask(target, None, past_caches=True)
-        finally:
-            self._futile.ended(key, timer)
+        outcome, received = await self._asking.ask(target, conditional, past_caches=anew)
+        if decide.doubtful(entry, outcome, self._clock()):
+            await asyncio.sleep(_BEFORE_ASKING_AGAIN)
+            outcome, received = await self._asking.ask(target, None, past_caches=True)
         if isinstance(outcome, Head | MalformedPage):
             self._futile.answered(target.index)
         return outcome, received
